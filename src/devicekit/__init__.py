@@ -1,0 +1,86 @@
+"""One device layer for every GPU vendor: ask what is here, decide once, act through one facade.
+
+    import devicekit as dk
+
+    dm = dk.DeviceManager()            # the best device that is usable here, or the one that was pinned
+    model = dm.to(model, dm.dtype)
+    noise = dm.randn((4, 64, 64), seed=0)
+    dm.memory_stats().available        # bytes, or None
+
+Importing this package costs nothing: every name is loaded on first use (PEP 562), torch when a torch backend is asked.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from devicekit.errors import (
+        BatchSizeError,
+        DeviceFallbackWarning,
+        DeviceKitError,
+        DeviceUnavailableError,
+        UnknownDeviceError,
+        WeightsError,
+    )
+    from devicekit.manager import DeviceManager
+    from devicekit.reporting import info
+    from devicekit.resolve import available_backends, explain, resolve_device
+    from devicekit.values import Availability, DeviceInfo, Explanation, MemoryStats, RngState, Verdict
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Availability": "values",
+    "BatchSizeError": "errors",
+    "DeviceFallbackWarning": "errors",
+    "DeviceInfo": "values",
+    "DeviceKitError": "errors",
+    "DeviceManager": "manager",
+    "DeviceUnavailableError": "errors",
+    "Explanation": "values",
+    "MemoryStats": "values",
+    "RngState": "values",
+    "UnknownDeviceError": "errors",
+    "Verdict": "values",
+    "WeightsError": "errors",
+    "available_backends": "resolve",
+    "explain": "resolve",
+    "info": "reporting",
+    "resolve_device": "resolve",
+}
+
+__all__ = [
+    "Availability",
+    "BatchSizeError",
+    "DeviceFallbackWarning",
+    "DeviceInfo",
+    "DeviceKitError",
+    "DeviceManager",
+    "DeviceUnavailableError",
+    "Explanation",
+    "MemoryStats",
+    "RngState",
+    "UnknownDeviceError",
+    "Verdict",
+    "WeightsError",
+    "available_backends",
+    "explain",
+    "info",
+    "resolve_device",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value  # the next access is an ordinary one
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,242 @@
+"""The contract of a backend, written for the author of one.
+
+A backend is one class for one runtime. It answers five questions, each with a value:
+
+=========================================  ==============================================================
+``probe()``                                is it usable, with which devices, or why not and what to do
+``preferred_dtype(index)``                 the fastest dtype for inference that the device has natively
+``create_generator(seed, index)``          a generator that the device's factories accept
+``memory_stats(index)``                    :class:`~devicekit.values.MemoryStats`, None for what it cannot tell
+``empty_cache(index)``                     give cached memory back
+=========================================  ==============================================================
+
+Everything else here has a default that is right for a device which torch knows by the backend's name. Override only
+where yours differs. What a backend may count on:
+
+* ``self.host`` is its only way out: ``self.torch``, ``self.host.env``, ``self.host.module("...")``. Import nothing of
+  your vendor at the top of your file.
+* ``probe()`` is asked first, once, under a time limit. It takes no memory, makes no context, writes no environment
+  variable and prints nothing. The other questions are only asked about devices that the probe called usable.
+* an ``index`` is the position among the visible devices, as torch counts them.
+
+A vendor's package declares ``[project.entry-points."devicekit.backends"]`` with one line
+``mydevice = "mypackage.device:MyBackend"`` and inherits :class:`devicekit.testing.BackendConformance` in its tests.
+"""
+
+from __future__ import annotations
+
+import logging
+import operator
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from devicekit.errors import DeviceKitError
+from devicekit.host import Host
+from devicekit.values import Availability, DeviceInfo, MemoryStats
+
+__all__ = ["Backend", "seeded", "whole_seed"]
+
+log = logging.getLogger("devicekit")
+
+
+class Backend(ABC):
+    """One runtime: five questions to answer, defaults for the rest."""
+
+    name: ClassVar[str]
+    """The word that users say: ``cuda``, ``rocm``, ``npu``."""
+    device_type: ClassVar[str] = ""
+    """What torch calls the device, where that is not ``name`` (ROCm says ``cuda``)."""
+    accelerator: ClassVar[bool] = True
+    """False for the host's own processor."""
+    needs_torch: ClassVar[bool] = True
+    quick_probe: ClassVar[bool] = False
+    """The probe cannot hang: it asks no driver. Others are asked in a thread with a time limit."""
+    indexed: ClassVar[bool] = True
+    """There can be several devices, so the device is spelled with its index."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not cls.device_type and isinstance(getattr(cls, "name", None), str):
+            cls.device_type = cls.name
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self._told: set[object] = set()
+
+    @property
+    def torch(self) -> Any:
+        """The torch module of this host."""
+        return self.host.torch()
+
+    # -- the five questions ----------------------------------------------------------------------
+    @abstractmethod
+    def probe(self) -> Availability:
+        """Whether this backend can be used here; no side effect."""
+
+    @abstractmethod
+    def preferred_dtype(self, index: int = 0) -> Any:
+        """The dtype to run a model in: native on this device, and not slower than float32."""
+
+    @abstractmethod
+    def create_generator(self, seed: int | None = None, index: int = 0) -> Any:
+        """A generator for this device's factories; without a seed, seeded from the system's entropy."""
+
+    @abstractmethod
+    def memory_stats(self, index: int = 0) -> MemoryStats:
+        """Bytes, with their source; None for every figure that this runtime cannot give."""
+
+    @abstractmethod
+    def empty_cache(self, index: int = 0) -> None:
+        """Give cached, unused memory back to the system."""
+
+    # -- where it is ---------------------------------------------------------------------------
+    def device(self, index: int | None = None) -> Any:
+        """The framework's own name for the device: a ``torch.device``."""
+        if index is None or not self.indexed:
+            return self.torch.device(self.device_type)
+        return self.torch.device(self.device_type, index)
+
+    def current_index(self) -> int | None:
+        """The device that the user's code has made current; None: it has not chosen."""
+        return None
+
+    def describe(self, index: int = 0) -> DeviceInfo:
+        """All that can be told about a device. May start the runtime, so it is asked in a child process."""
+        return self.probe().device(index) or DeviceInfo(index)
+
+    def versions(self) -> dict[str, str]:
+        """Versions that matter to this runtime: driver, toolkit, plugin."""
+        return {}
+
+    # -- moving --------------------------------------------------------------------------------
+    def storable(self, dtype: Any) -> Any:
+        """The dtype in which this device keeps values of ``dtype``; another one only where it has no such type."""
+        return dtype
+
+    def put(self, x: Any, device: Any, dtype: Any = None) -> Any:
+        """Put one tensor, array, module or pipeline on the device; anything else comes back as it is.
+
+        ``dtype`` is for floating-point values only; integers and booleans keep theirs.
+        """
+        torch = self.torch
+        if isinstance(x, torch.Tensor):
+            return self._put_tensor(x, device, dtype)
+        if isinstance(x, torch.nn.Module):
+            self._narrow_module(x, dtype)
+            return self.move_object(x, device, dtype)
+        numpy = self.host.loaded("numpy")
+        if numpy is not None and isinstance(x, numpy.ndarray):
+            return x if x.dtype.kind not in "biufc" else self._put_array(x, device, dtype)
+        if callable(getattr(x, "to", None)) and not isinstance(x, type):
+            parts = getattr(x, "components", None)
+            for part in parts.values() if isinstance(parts, dict) else ():
+                if isinstance(part, torch.nn.Module):
+                    self._narrow_module(part, dtype)
+            return self.move_object(x, device, dtype)
+        return x
+
+    def move(self, tensor: Any, device: Any, dtype: Any) -> Any:
+        """Move one tensor; ``dtype`` is one that the device can store."""
+        return tensor.to(device=device, dtype=dtype)
+
+    def move_object(self, x: Any, device: Any, dtype: Any) -> Any:
+        """Have a module or a pipeline move itself, through its own ``to``."""
+        named = {} if dtype is None else {"dtype": self._narrow(dtype)}
+        try:
+            moved = x.to(device=device, **named)
+        except TypeError as exc:
+            what = f"a {type(x).__name__} cannot be put on {device}."
+            raise DeviceKitError(what, why=f"its to() says: {exc}") from exc
+        return x if moved is None else moved
+
+    def _put_tensor(self, x: Any, device: Any, dtype: Any) -> Any:
+        wanted = dtype if dtype is not None and x.is_floating_point() else x.dtype
+        return self.move(x, device, self._narrow(wanted))
+
+    def _put_array(self, x: Any, device: Any, dtype: Any) -> Any:
+        # A read-only array would make torch warn about undefined behaviour; a copy is safe.
+        writable = x if x.flags.writeable and min(x.strides, default=0) >= 0 else x.copy()
+        return self._put_tensor(self.torch.from_numpy(writable), device, dtype)
+
+    def _narrow_module(self, module: Any, dtype: Any) -> None:
+        """Cast, before the move, the parameters and buffers that the device cannot store."""
+
+        def cast(t: Any) -> Any:
+            if dtype is not None and t.is_floating_point():
+                return t
+            return t.to(self._narrow(t.dtype))
+
+        tensors = [*module.parameters(), *module.buffers()]
+        if any(self.storable(t.dtype) is not t.dtype for t in tensors):
+            module._apply(cast)
+
+    def _narrow(self, dtype: Any) -> Any:
+        stored = self.storable(dtype)
+        if stored is not dtype and dtype not in self._told:
+            self._told.add(dtype)
+            warnings.warn(f"{self.name} has no {dtype}: {stored} is used instead", stacklevel=2)
+        return stored
+
+    # -- random numbers ------------------------------------------------------------------------
+    def draw_normal(self, shape: Sequence[int], seed: int | None, device: Any, dtype: Any) -> Any:
+        """Standard normal numbers, drawn whole in float32 on the CPU, so that a seed means the same everywhere."""
+        torch = self.torch
+        generator = None if seed is None else torch.Generator("cpu").manual_seed(whole_seed(seed))
+        drawn = torch.randn(*shape, generator=generator, dtype=torch.float32, device="cpu")
+        return self._put_tensor(drawn, device, dtype)
+
+    def rng_state(self, index: int = 0) -> Any:
+        """The state of this device's own generator; None where it has none of its own."""
+        return None
+
+    def set_rng_state(self, state: Any, index: int = 0) -> None:
+        """Bring back what ``rng_state`` gave."""
+        raise DeviceKitError(f"{self.name} has no random state of its own.")
+
+    # -- waiting and checking ------------------------------------------------------------------
+    def synchronize(self, index: int = 0) -> None:
+        """Wait until all work given to the device is done; nothing to wait for on the CPU."""
+
+    def reset_peak_memory(self, index: int = 0) -> None:
+        """Start the ``peak`` of ``memory_stats`` anew, where the runtime keeps one."""
+
+    def verify(self, index: int = 0) -> None:
+        """Run a real kernel and compare its result; raise what the runtime raises, or when it is wrong."""
+        torch = self.torch
+        a = torch.arange(64 * 64, dtype=torch.float32).reshape(64, 64) / 4096
+        expected = a @ a
+        got = self.move(a, self.device(index), torch.float32)
+        product = (got @ got).cpu()
+        self.synchronize(index)
+        if not torch.allclose(product, expected, rtol=1e-2, atol=1e-2):
+            worst = float((product - expected).abs().max())
+            raise DeviceKitError(
+                f"{self.device(index)} computes wrong numbers.", why=f"a matrix product is off by {worst:.3g}"
+            )
+
+
+def seeded(generator: Any, seed: int | None) -> Any:
+    """The generator with this seed, or seeded from the system's entropy: torch's own default is one fixed number."""
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(whole_seed(seed))
+    return generator
+
+
+def whole_seed(seed: object) -> int:
+    """A seed as torch takes it: any whole number from -2**63 to 2**64 - 1, NumPy's integers included.
+
+    Raises:
+        TypeError: not a whole number.
+        ValueError: out of range.
+    """
+    try:
+        number = operator.index(seed)  # type: ignore[arg-type]  # the point is to ask
+    except TypeError:
+        raise TypeError(f"a seed is a whole number, not {seed!r}") from None
+    if not -(2**63) <= number < 2**64:
+        raise ValueError(f"a seed lies between -2**63 and 2**64 - 1, not {number}")
+    return number

@@ -1,0 +1,305 @@
+"""NVIDIA GPUs, through torch.cuda; asked through NVML, so that no context is made and a later fork still works.
+
+``torch.cuda.is_available()``, ``device_count()`` and even ``get_arch_list()`` mark the process, and every child forked
+from it then refuses CUDA (measured on torch 2.13.0+cu130: ``torch.cuda._is_in_bad_fork()``). NVML has no such effect.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from devicekit.backends import _visible
+from devicekit.backends._cudalike import FORK_FIX, FORKED, CudaLike
+from devicekit.host import compiled_accelerator
+from devicekit.values import Availability, DeviceInfo
+
+MASK = "CUDA_VISIBLE_DEVICES"
+NO_DRIVER_FIX = (
+    'install the NVIDIA driver; in a container start it with `--gpus all` (NVIDIA Container Toolkit); or device="auto"'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Card:
+    """A physical GPU as NVML sees it; memory in bytes."""
+
+    uuid: str
+    name: str
+    capability: int
+    total: int | None
+    free: int | None
+    sliced: bool
+
+
+class CudaBackend(CudaLike):
+    """The GPUs of an NVIDIA driver that this torch has kernels for."""
+
+    name = "cuda"
+    driver_source = "cudaMemGetInfo (the whole GPU)"
+
+    # -- is it here ------------------------------------------------------------------------------
+    def probe(self) -> Availability:
+        """Built for CUDA, a driver new enough, a GPU in sight, and kernels for it."""
+        torch = self.torch
+        if torch.version.cuda is None:
+            return self._not_built()
+        if self.forked():
+            return Availability.no(FORKED, FORK_FIX)
+        mask = self.host.env.get(MASK)
+        if _visible.hides_all(mask):
+            return Availability.no(f"{MASK}={mask!r} hides every GPU", f"unset {MASK}, or name a GPU in it")
+        if self.runtime.is_initialized():
+            return Availability.yes(self.describe(i) for i in range(self.runtime.device_count()))
+        return self._probe_nvml(mask) or self._probe_torch(mask)
+
+    def _not_built(self) -> Availability:
+        torch = self.torch
+        if torch.version.hip is None and torch.cuda.is_available():
+            return Availability.no(
+                "a shim makes torch.cuda answer for another device (transfer_to_npu, torchada, ...); "
+                "this torch is not built for CUDA",
+                'ask for the device by its own name, or device="auto"',
+            )
+        built = compiled_accelerator(torch)
+        kind = f"built for {built}, not CUDA" if built else "built without CUDA"
+        return Availability.absent(
+            f"torch {torch.__version__} is {kind}", 'pip install -r requirements-cuda.txt, or device="auto"'
+        )
+
+    def _probe_nvml(self, mask: str | None) -> Availability | None:
+        """The answer of NVML; None where NVML cannot be asked."""
+        nvml = self.host.module("pynvml")
+        if nvml is None:
+            return None
+        with _nvml_session(nvml) as started:
+            if not started:
+                return None
+            too_old = self._driver_too_old(nvml)
+            if too_old is not None:
+                return too_old
+            cards = _cards(nvml)
+            if mask is not None and mask.strip().startswith("MIG-"):
+                return self._probe_slice(nvml, mask)
+        visible = [cards[i] for i in _visible.select(mask, [c.uuid for c in cards])]
+        if not visible:
+            told = f"{MASK}={mask!r} matches none of the {len(cards)} GPUs here" if cards else "no NVIDIA GPU is here"
+            return Availability.no(told, f"unset {MASK}, or correct it" if cards else 'device="auto"')
+        known = self._order_is_known(cards, mask)
+        return Availability.yes(self._info(i, card, known) for i, card in enumerate(visible))
+
+    def _driver_too_old(self, nvml: Any) -> Availability | None:
+        """CUDA's minor versions are compatible, its majors are not (CUDA Compatibility guide, NVIDIA)."""
+        supports = int(nvml.nvmlSystemGetCudaDriverVersion_v2())
+        built = str(self.torch.version.cuda)
+        if supports // 1000 >= int(built.partition(".")[0]):
+            return None
+        return Availability.no(
+            f"the NVIDIA driver is too old: it supports CUDA {supports // 1000}.{supports % 1000 // 10}, "
+            f"and torch {self.torch.__version__} is built for CUDA {built}",
+            f"update the driver, or install a torch built for CUDA {supports // 1000}",
+        )
+
+    def _probe_slice(self, nvml: Any, mask: str) -> Availability:
+        """A MIG slice, named by UUID. CUDA shows a process the first one only (MIG User Guide, NVIDIA)."""
+        uuid = mask.split(",")[0].strip()
+        try:
+            handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
+            parent = nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)
+        except nvml.NVMLError as exc:
+            return Availability.no(f"{MASK}={mask!r} names no MIG slice here: {exc}", f"correct {MASK} (nvidia-smi -L)")
+        card = replace(_card(nvml, parent), sliced=False)
+        total, free = _memory(nvml, handle)
+        card = replace(card, name=f"{card.name} (MIG slice)", total=total, free=free)
+        return Availability.yes([self._info(0, card, True)])
+
+    def _order_is_known(self, cards: list[_Card], mask: str | None) -> bool:
+        """NVML counts by PCI bus, CUDA by speed unless told otherwise; alike cards and UUIDs leave no doubt."""
+        by_bus = self.host.env.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
+        alike = len({c.name for c in cards}) <= 1
+        named = mask is not None and mask.strip().startswith("GPU-")
+        return by_bus or alike or named
+
+    def _info(self, index: int, card: _Card, known: bool) -> DeviceInfo:
+        if not known:
+            # Which card this index means cannot be told, so nothing is said that may be another's.
+            return DeviceInfo(index, "NVIDIA GPU (set CUDA_DEVICE_ORDER=PCI_BUS_ID to tell which)")
+        reason, fix = self._kernels(card.name, card.capability)
+        return DeviceInfo(
+            index,
+            card.name,
+            usable=not reason,
+            reason=reason,
+            fix=fix,
+            architecture=f"sm_{card.capability}",
+            total_memory=None if card.sliced else card.total,
+            free_memory=None if card.sliced else card.free,
+            integrated=None,
+            bfloat16=card.capability >= 80,
+        )
+
+    # -- without NVML ----------------------------------------------------------------------------
+    def _probe_torch(self, mask: str | None) -> Availability:
+        """What can be known without pynvml: torch's own NVML count, else the CUDA runtime itself."""
+        count = self._count_by_nvml()
+        told = ""
+        if count < 0:
+            if not self.host.library("libcuda.so.1" if self.host.platform != "win32" else "nvcuda.dll"):
+                return Availability.no("no NVIDIA driver is here: libcuda cannot be loaded", NO_DRIVER_FIX)
+            # A driver without NVML (Jetson, some containers): only the runtime can tell, at the price of the fork.
+            count, told = self._count_by_runtime()
+        if count <= 0:
+            return Availability.no(told or "the NVIDIA driver shows no GPU", "nvidia-smi, then devicekit doctor")
+        note = "kernels not checked: pip install nvidia-ml-py"
+        return Availability.yes((DeviceInfo(i, "NVIDIA GPU") for i in range(count)), f"{count} GPU(s), {note}")
+
+    def _count_by_nvml(self) -> int:
+        counter = getattr(self.runtime, "_device_count_nvml", None)
+        if counter is None:
+            return -1
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "Can't initialize NVML": the answer -1 says as much
+            return int(counter())
+
+    def _count_by_runtime(self) -> tuple[int, str]:
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            count = int(self.runtime.device_count())
+        words = [str(w.message).removeprefix("CUDA initialization: ") for w in heard]
+        return count, words[0].split(" (Triggered internally")[0] if words else ""
+
+    # -- kernels ---------------------------------------------------------------------------------
+    def _kernels(self, name: str, capability: int) -> tuple[str, str]:
+        """Why this torch has no kernels for the GPU and which build has; two empty strings when it has."""
+        built = self._built_architectures()
+        if not built or any(self._runs_on(code, capability) for code in built):
+            return "", ""
+        torch = self.torch
+        reason = f"torch {torch.__version__} has no kernels for {name} (sm_{capability}); it has {', '.join(built)}"
+        releases = getattr(torch.cuda, "PYTORCH_RELEASES_CODE_CC", {})
+        machine = "aarch64" if self.host.machine == "aarch64" else "x86_64"
+        good = [
+            f"cu{release.replace('.', '')}"
+            for release, by_machine in releases.items()
+            if any(self._runs_on(f"sm_{code}", capability) for code in by_machine.get(machine, ()))
+        ]
+        if good:
+            return reason, f"install the same torch from the index {' or '.join(good)}"
+        return reason, "an older torch that still has them, or build torch from source for this GPU"
+
+    def _built_architectures(self) -> list[str]:
+        """``sm_86``, ``compute_90`` ...: what the build holds, read from its configuration.
+
+        ``torch.cuda.get_arch_list()`` says the same, but marks the process (see the top of this file).
+        """
+        lists = re.findall(r"code=\[?([a-z0-9_,]+)", str(self.torch.__config__.show()))
+        codes = (code for found in lists for code in found.split(","))
+        return list(dict.fromkeys(c for c in codes if re.fullmatch(r"(sm|compute)_[0-9]+[af]?", c)))
+
+    def _runs_on(self, code: str, capability: int) -> bool:
+        """Torch's own rule where it has one (``torch.cuda._code_compatible_with_device``, 2.9 and later)."""
+        kind, _, digits = code.partition("_")
+        number = int(digits.rstrip("af"))
+        if kind == "compute":  # PTX: compiled on the spot for anything as new
+            return capability >= number
+        rule = getattr(self.torch.cuda, "_code_compatible_with_device", None)
+        if rule is None:
+            return capability // 10 == number // 10 and capability >= number
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "unknown compute capability": torch then uses the same rule as above
+            return bool(rule(capability, number))
+
+    # -- a chosen device -------------------------------------------------------------------------
+    def describe(self, index: int = 0) -> DeviceInfo:
+        """All of it; starts the CUDA runtime."""
+        props = self.runtime.get_device_properties(index)
+        capability = props.major * 10 + props.minor
+        reason, fix = self._kernels(props.name, capability)
+        return DeviceInfo(
+            index,
+            props.name,
+            usable=not reason,
+            reason=reason,
+            fix=fix,
+            architecture=f"sm_{capability}",
+            total_memory=int(props.total_memory),
+            integrated=bool(getattr(props, "is_integrated", False)),
+            bfloat16=capability >= 80,
+        )
+
+    def versions(self) -> dict[str, str]:
+        """The CUDA that torch was built for, cuDNN, and the driver."""
+        found = {"cuda": str(self.torch.version.cuda)}
+        nvml = self.host.module("pynvml")
+        if nvml is not None:
+            with _nvml_session(nvml) as started:
+                if started:
+                    found["driver"] = _text(nvml.nvmlSystemGetDriverVersion())
+        return found
+
+    def preferred_dtype(self, index: int = 0) -> Any:
+        """bfloat16 from sm_80 on, where it is native; float16 on Volta and Turing; float32 before.
+
+        The GTX 16xx compute NaN in half precision (found by InvokeAI and ComfyUI, which list them by name), and
+        Pascal's float16 is 64 times slower than its float32 (CUDA C Programming Guide, arithmetic throughput).
+        """
+        major, _ = self.runtime.get_device_capability(index)
+        if major >= 8:
+            return self.torch.bfloat16
+        name = str(self.runtime.get_device_name(index))
+        return self.torch.float16 if major == 7 and "GTX 16" not in name else self.torch.float32
+
+
+@contextmanager
+def _nvml_session(nvml: Any) -> Iterator[bool]:
+    try:
+        nvml.nvmlInit()
+    except (nvml.NVMLError, OSError):
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _cards(nvml: Any) -> list[_Card]:
+    return [_card(nvml, nvml.nvmlDeviceGetHandleByIndex(i)) for i in range(nvml.nvmlDeviceGetCount())]
+
+
+def _card(nvml: Any, handle: Any) -> _Card:
+    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+    total, free = _memory(nvml, handle)
+    return _Card(
+        uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
+        name=_text(nvml.nvmlDeviceGetName(handle)),
+        capability=major * 10 + minor,
+        total=total,
+        free=free,
+        sliced=_is_sliced(nvml, handle),
+    )
+
+
+def _memory(nvml: Any, handle: Any) -> tuple[int | None, int | None]:
+    """Total and free bytes; GPUs with unified memory (GB10) answer "not supported"."""
+    try:
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    except nvml.NVMLError:
+        return None, None
+    return int(memory.total), int(memory.free)
+
+
+def _is_sliced(nvml: Any, handle: Any) -> bool:
+    """MIG is on: CUDA will show a slice, not the card, so the card's memory says nothing."""
+    try:
+        return bool(nvml.nvmlDeviceGetMigMode(handle)[0])
+    except nvml.NVMLError:
+        return False
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value

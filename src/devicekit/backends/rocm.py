@@ -1,0 +1,162 @@
+"""AMD GPUs: torch.cuda's names on a ROCm build, so this is cuda minus what differs.
+
+The GPUs are read from the kernel's own table (``/sys/class/kfd/kfd/topology``, amdkfd), which starts no runtime.
+The capability tuple is never used: on ROCm it is the gfx major, so that gfx1100 looks newer than any NVIDIA GPU
+(torch/testing/_internal/common_cuda.py says so).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from devicekit.backends import _visible
+from devicekit.backends._cudalike import FORK_FIX, FORKED, CudaLike
+from devicekit.host import compiled_accelerator
+from devicekit.values import Availability, DeviceInfo
+
+TOPOLOGY = "/sys/class/kfd/kfd/topology/nodes"
+
+# Matrix or dot instructions for bfloat16: MI100 and later, RDNA3 and later (AMD's ISA guides). RDNA1 and RDNA2 have
+# none, though `is_bf16_supported()` is always True on ROCm (torch/cuda/__init__.py).
+NATIVE_BFLOAT16 = re.compile(r"gfx(908|90a|94[0-9a-f]|95[0-9a-f]|11[0-9a-f]{2}|12[0-9a-f]{2})")
+
+
+class RocmBackend(CudaLike):
+    """The GPUs of an AMD driver, under the device string ``cuda``."""
+
+    name = "rocm"
+    device_type = "cuda"
+    driver_source = "hipMemGetInfo (the whole GPU)"
+
+    def probe(self) -> Availability:
+        """Built for ROCm, the kernel driver loaded, a GPU left visible by both masks, kernels for it."""
+        torch = self.torch
+        if torch.version.hip is None:
+            built = compiled_accelerator(torch)
+            kind = f"built for {built}, not ROCm" if built else "built without ROCm"
+            return Availability.absent(
+                f"torch {torch.__version__} is {kind}", 'pip install -r requirements-rocm.txt, or device="auto"'
+            )
+        if self.forked():
+            return Availability.no(FORKED, FORK_FIX)
+        hidden = self._hidden()
+        if hidden:
+            return Availability.no(f"{hidden} hides every GPU", f"unset {hidden.partition('=')[0]}, or correct it")
+        if self.runtime.is_initialized():
+            return Availability.yes(self.describe(i) for i in range(self.runtime.device_count()))
+        if self.host.platform == "linux":
+            return self._probe_kernel_driver()
+        return Availability.yes(DeviceInfo(i, "AMD GPU") for i in range(self.runtime.device_count()))
+
+    def _masks(self) -> list[tuple[str, str]]:
+        """The masks in the order in which they apply: ROCR first, then HIP (or CUDA) within what is left."""
+        env = self.host.env
+        second = "HIP_VISIBLE_DEVICES" if "HIP_VISIBLE_DEVICES" in env else "CUDA_VISIBLE_DEVICES"
+        return [(name, env[name]) for name in ("ROCR_VISIBLE_DEVICES", second) if name in env]
+
+    def _hidden(self) -> str | None:
+        return next((f"{name}={mask!r}" for name, mask in self._masks() if _visible.hides_all(mask)), None)
+
+    def _probe_kernel_driver(self) -> Availability:
+        nodes = self._nodes()
+        if not nodes:
+            return Availability.no(
+                "no AMD GPU is here: the amdgpu kernel driver shows no compute node",
+                "install the amdgpu driver; in a container add --device=/dev/kfd --device=/dev/dri",
+            )
+        visible = list(range(len(nodes)))
+        for name, mask in self._masks():
+            kept = _visible.select(mask, [nodes[i].get("uuid") for i in visible])
+            if not kept:
+                told = f"{name}={mask!r} matches none of the {len(visible)} GPUs that are left to it"
+                return Availability.no(told, "ROCR_VISIBLE_DEVICES is applied first, HIP_VISIBLE_DEVICES within it")
+            visible = [visible[i] for i in kept]
+        return Availability.yes(self._info(i, nodes[node]) for i, node in enumerate(visible))
+
+    def _nodes(self) -> list[dict[str, Any]]:
+        """The GPUs of the kernel's table; a node without SIMDs is a CPU."""
+        paths = self.host.glob(f"{TOPOLOGY}/*/properties")
+        tables = [_table(path) for path in sorted(paths, key=lambda p: int(p.parent.name))]
+        return [t for t in tables if int(t.get("simd_count", 0)) > 0]
+
+    def _info(self, index: int, node: dict[str, Any]) -> DeviceInfo:
+        override = self.host.env.get("HSA_OVERRIDE_GFX_VERSION")
+        arch = _dotted_gfx(override) if override else _gfx(int(node.get("gfx_target_version", 0)))
+        total, free = self._vram(node)
+        return DeviceInfo(
+            index,
+            f"AMD GPU {arch}",
+            architecture=arch,
+            total_memory=total,
+            free_memory=free,
+            bfloat16=bool(NATIVE_BFLOAT16.fullmatch(arch)),
+        )
+
+    def _vram(self, node: dict[str, Any]) -> tuple[int | None, int | None]:
+        """Total and free bytes, from the display driver's files for the same card."""
+        folder = f"/sys/class/drm/renderD{node.get('drm_render_minor', '?')}/device"
+        total = self.host.read_text(f"{folder}/mem_info_vram_total")
+        used = self.host.read_text(f"{folder}/mem_info_vram_used")
+        if total is None or used is None:
+            return None, None
+        return int(total), int(total) - int(used)
+
+    def describe(self, index: int = 0) -> DeviceInfo:
+        """All of it; starts the HIP runtime."""
+        props = self.runtime.get_device_properties(index)
+        arch = props.gcnArchName.split(":")[0]  # "gfx90a:sramecc+:xnack-"
+        built = [a.split(":")[0] for a in self.runtime.get_arch_list()]
+        known = not built or arch in built
+        return DeviceInfo(
+            index,
+            props.name,
+            usable=known,
+            reason=""
+            if known
+            else f"torch {self.torch.__version__} has no kernels for {arch}; it has {' '.join(built)}",
+            fix="" if known else "HSA_OVERRIDE_GFX_VERSION with the nearest of these, or a torch built for this GPU",
+            architecture=arch,
+            total_memory=int(props.total_memory),
+            integrated=bool(getattr(props, "is_integrated", False)),
+            bfloat16=bool(NATIVE_BFLOAT16.fullmatch(arch)),
+        )
+
+    def versions(self) -> dict[str, str]:
+        """ROCm as torch was built for it, and as it is installed."""
+        found = {"hip": str(self.torch.version.hip)}
+        installed = self.host.read_text("/opt/rocm/.info/version")
+        if installed:
+            found["rocm"] = installed
+        return found
+
+    def preferred_dtype(self, index: int = 0) -> Any:
+        """bfloat16 where the chip has instructions for it, float16 on all others that ROCm supports."""
+        arch = str(self.runtime.get_device_properties(index).gcnArchName).split(":")[0]
+        return self.torch.bfloat16 if NATIVE_BFLOAT16.fullmatch(arch) else self.torch.float16
+
+
+def _table(path: Path) -> dict[str, Any]:
+    """One node's properties: ``name number`` a line. ``unique_id`` becomes the UUID that the masks use."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:  # nodes of other tenants may not be read
+        return {}
+    table: dict[str, Any] = dict(line.split(maxsplit=1) for line in lines if len(line.split()) == 2)
+    unique = int(table.get("unique_id", 0))
+    return {**table, "uuid": f"GPU-{unique:016x}" if unique else None}
+
+
+def _gfx(version: int) -> str:
+    """``gfx_target_version`` in words: 110000 is gfx1100, 90010 is gfx90a; the stepping is hexadecimal.
+
+    Source: LLVM, clang/tools/amdgpu-arch/AMDGPUArchByKFD.cpp.
+    """
+    return f"gfx{version // 10000}{version // 100 % 100}{version % 100:x}"
+
+
+def _dotted_gfx(text: str) -> str:
+    """HSA_OVERRIDE_GFX_VERSION's form: ``10.3.0`` is gfx1030."""
+    major, minor, stepping = (*(int(p) for p in re.findall(r"[0-9]+", text)), 0, 0, 0)[:3]
+    return f"gfx{major}{minor}{stepping:x}"

@@ -1,0 +1,180 @@
+"""Act: one facade that is right on every backend. It delegates; what it knows itself is which device was chosen."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from devicekit import placement, reporting, rng
+from devicekit.resolve import Decision, _warn, resolver
+from devicekit.values import MemoryStats, RngState
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["DeviceManager"]
+
+log = logging.getLogger("devicekit")
+
+
+class DeviceManager:
+    """A device that was decided on once, and all that model code does with it.
+
+    Safe to share between threads and to send to another process: there the same device is taken if it can be used.
+
+    Args:
+        preferred_device: as for :func:`devicekit.resolve_device`.
+        dtype: the dtype to run models in; by default the fastest that the device computes natively.
+        strict: raise :class:`~devicekit.DeviceUnavailableError` instead of taking another device.
+
+    Raises:
+        UnknownDeviceError: the word, or the pin that stands in for it, is no device.
+        DeviceUnavailableError: only with ``strict``.
+    """
+
+    __slots__ = ("__weakref__", "_backend", "_decision", "_dtype", "_strict", "backend", "device", "index", "warning")
+
+    device: torch.device
+    """Where tensors go. On a host without torch the string ``"cpu"``."""
+    backend: str
+    """``cuda``, ``rocm``, ``xpu``, ``npu``, ``mps``, ``cpu``, ``numpy``, or a third party's name."""
+    index: int | None
+    """The device's number among the visible ones; None where there is only one."""
+    warning: str | None
+    """None, or why this is not the device that was asked for."""
+
+    def __init__(
+        self, preferred_device: object = None, *, dtype: torch.dtype | None = None, strict: bool = False
+    ) -> None:
+        decision = resolver().decide(preferred_device, strict=strict)
+        if decision.warning is not None:
+            _warn(decision.warning)
+        self._adopt(decision, dtype, strict)
+
+    def _adopt(self, decision: Decision, dtype: Any, strict: bool) -> None:
+        self._decision = decision
+        self._backend = decision.backend
+        self._dtype = dtype
+        self._strict = strict
+        self.device = decision.device
+        self.backend = decision.name
+        self.index = decision.index
+        self.warning = decision.warning
+
+    @property
+    def _at(self) -> int:
+        return self.index or 0
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype to run models in. Asking may start the device's runtime, so it is asked on first use."""
+        if self._dtype is None:
+            self._dtype = self._backend.preferred_dtype(self._at)
+        return self._dtype  # type: ignore[no-any-return]
+
+    def __repr__(self) -> str:
+        aside = f", warning={self.warning!r}" if self.warning else ""
+        return f"DeviceManager({str(self.device)!r}, backend={self.backend!r}{aside})"
+
+    # -- between processes -----------------------------------------------------------------------
+    def __getstate__(self) -> dict[str, Any]:
+        place = self.backend if self.index is None else f"{self.backend}:{self.index}"
+        return {"place": place, "dtype": self._dtype, "strict": self._strict, "warning": self.warning}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        decision = resolver().decide(state["place"], strict=state["strict"])
+        self._adopt(decision, state["dtype"], state["strict"])
+        self.warning = decision.warning or state["warning"]
+
+    # -- moving ------------------------------------------------------------------------------
+    def to(self, x: Any, dtype: torch.dtype | None = None) -> Any:
+        """Put a tensor, module, array or pipeline on this device, or a dict, list, tuple or dataclass of them.
+
+        The dtype stays, unless one is given (then for floating-point values only), or the device cannot hold it
+        (float64 on MPS and NPU becomes float32, with one warning). Modules are moved in place, as in torch; containers
+        come back new; what is no tensor comes back as it is.
+
+        Raises:
+            DeviceKitError: an object has a ``to`` method that takes no device.
+        """
+        return placement.place(self._backend, x, self.device, dtype)
+
+    # -- random numbers ------------------------------------------------------------------------
+    def create_generator(self, seed: int | None = None) -> torch.Generator:
+        """A generator that this device's factories accept; seeded from the system's entropy without a seed.
+
+        Raises:
+            TypeError: the seed is no whole number.
+            ValueError: it lies outside -2**63 to 2**64 - 1.
+        """
+        return self._backend.create_generator(seed, self._at)  # type: ignore[no-any-return]
+
+    def randn(
+        self, shape: Sequence[int] | int, seed: int | None = None, *, dtype: torch.dtype | None = None
+    ) -> torch.Tensor:
+        """Standard normal numbers of this shape, the same on every backend for the same seed.
+
+        Drawn on the CPU, the whole shape at once, in float32, and then moved: device generators differ, and even on one
+        CPU the numbers depend on how many are drawn at once. Without a seed from the CPU's global generator.
+
+        Args:
+            shape: the dimensions.
+            seed: as for :meth:`create_generator`.
+            dtype: of the result; float32 by default.
+        """
+        dims = (shape,) if isinstance(shape, int) else tuple(shape)
+        return self._backend.draw_normal(dims, seed, self.device, dtype)  # type: ignore[no-any-return]
+
+    def rng_state(self) -> RngState:
+        """The state of Python's, NumPy's, torch's and this device's random numbers, as one picklable object."""
+        return rng.state(self._backend, self._at)
+
+    def set_rng_state(self, state: RngState) -> None:
+        """Bring such a state back.
+
+        Raises:
+            DeviceKitError: it was taken on a device of another type; nothing is changed then.
+        """
+        rng.set_state(self._backend, self._at, state)
+
+    # -- memory ----------------------------------------------------------------------------------
+    def memory_stats(self) -> MemoryStats:
+        """Bytes, and who said so; None for what this runtime cannot tell. On the CPU the container's limit counts."""
+        try:
+            stats = self._backend.memory_stats(self._at)
+        except Exception as exc:  # a figure for a log or a page is no reason to fall
+            log.warning("%s cannot tell its memory", self.backend, exc_info=True)
+            return MemoryStats(source=f"unknown: {type(exc).__name__}: {exc}")
+        return (
+            stats
+            if isinstance(stats, MemoryStats)
+            else MemoryStats(source=f"nonsense from {self.backend}: {stats!r:.80}")
+        )
+
+    def empty_cache(self) -> None:
+        """Give this device's cached memory back; nothing happens where there is none."""
+        self._backend.empty_cache(self._at)
+
+    def synchronize(self) -> None:
+        """Wait until this device has done its work; nothing happens where there is nothing to wait for."""
+        self._backend.synchronize(self._at)
+
+    def reset_peak_memory(self) -> None:
+        """Start ``memory_stats().peak`` anew, where the runtime keeps a peak that can be reset."""
+        self._backend.reset_peak_memory(self._at)
+
+    # -- telling ---------------------------------------------------------------------------------
+    def report(self) -> dict[str, Any]:
+        """A JSON-able summary for a health page or a log: device, dtype, backend, warning, memory, versions."""
+        return {
+            "device": str(self.device),
+            "backend": self.backend,
+            "index": self.index,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "requested": self._decision.request.text,
+            "source": self._decision.request.source,
+            "warning": self.warning,
+            "memory": self.memory_stats().to_dict(),
+            "versions": reporting.versions(self._backend),
+        }

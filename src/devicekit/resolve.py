@@ -1,0 +1,410 @@
+"""Decide: from what was asked for and what is usable here to one device, with the reason for every no."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import warnings
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from devicekit import host as _host
+from devicekit.backend import Backend
+from devicekit.errors import DeviceFallbackWarning, DeviceKitError, DeviceUnavailableError
+from devicekit.host import Host
+from devicekit.registry import Row, load, rows
+from devicekit.request import (
+    AUTO,
+    GPU,
+    PINS,
+    Request,
+    environment_reader,
+    local_rank,
+    parse,
+    saved_choice,
+    words_of,
+)
+from devicekit.values import Availability, DeviceInfo, Explanation, Verdict
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Decision", "Resolver", "available_backends", "explain", "resolve_device", "resolver"]
+
+log = logging.getLogger("devicekit")
+
+PROBE_SECONDS = 30.0
+"""How long a driver may take to answer before its backend counts as hanging. A first CUDA start can take 10 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One device, chosen."""
+
+    name: str
+    """The backend's name."""
+    backend: Backend
+    device: Any
+    index: int | None
+    request: Request
+    warning: str | None = None
+
+
+class Resolver:
+    """Asks the backends of one host and remembers their answers."""
+
+    def __init__(self, host: Host, probe_seconds: float = PROBE_SECONDS) -> None:
+        self.host = host
+        self.rows = rows(host)
+        self.probe_seconds = probe_seconds
+        self._backends: dict[Row, Backend] = {}
+        self._answers: dict[Row, Availability] = {}
+        self._decisions: dict[Any, Decision] = {}
+        self._told: set[str] = set()
+        self._environment = environment_reader(host.env, (*PINS, "LOCAL_RANK"))
+        self._saved: tuple[str | None] | None = None
+
+    # -- asking --------------------------------------------------------------------------------
+    def backend(self, row: Row) -> Backend:
+        """The backend of a row, loaded once."""
+        if row not in self._backends:
+            self._backends[row] = load(row, self.host)
+        return self._backends[row]
+
+    def probe(self, row: Row) -> Availability:
+        """A backend's answer, asked once; never raises."""
+        if row not in self._answers:
+            backend = self.backend(row)
+            failure = self.host.torch_failure() if backend.needs_torch else None
+            if failure is not None:
+                answer = Availability.absent(*failure)
+            elif backend.quick_probe:
+                answer = _ask(backend)
+            else:
+                answer = _ask_within(self.probe_seconds, backend)
+            log.debug("probe %s: %s", row.name, answer)
+            self._answers[row] = answer
+        return self._answers[row]
+
+    def usable_rows(self) -> list[Row]:
+        """Every row that can be used here, in order of preference."""
+        return [row for row in self.rows if self.probe(row).usable]
+
+    # -- what was asked for --------------------------------------------------------------------
+    def request(self, preferred: object) -> Request:
+        """The argument where it says something, else the strongest pin, else the saved choice, else auto."""
+        if preferred is not None:
+            asked = self._parse(preferred, "argument")
+            if asked.word != AUTO:
+                return asked
+        set_pins = [(name, self.host.env[name]) for name in PINS if name in self.host.env]
+        if set_pins:
+            self._warn_of_disagreement(set_pins)
+            name, text = set_pins[0]
+            return self._parse(text, name)
+        if self._saved is None:
+            self._saved = (saved_choice(self.host),)
+        if self._saved[0] is not None:
+            return self._parse(self._saved[0], "saved choice")
+        return Request(AUTO)
+
+    def _parse(self, value: object, source: str) -> Request:
+        try:
+            return parse(value, source, words_of(self.rows))
+        except DeviceKitError:
+            # The word may be what torch calls a third party's device; only its class knows, so it is loaded now.
+            plugins = [row for row in self.rows if row.origin != "devicekit"]
+            return parse(value, source, words_of(self.rows, [self.backend(row).device_type for row in plugins]))
+
+    def _warn_of_disagreement(self, pins: list[tuple[str, str]]) -> None:
+        (first, text), *others = pins
+        for name, other in others:
+            if other.strip().lower() != text.strip().lower():
+                self._warn_once(f"{first}={text!r} and {name}={other!r} disagree: {first} is used")
+
+    def _warn_once(self, message: str) -> None:
+        if message not in self._told:
+            self._told.add(message)
+            _warn(message)
+
+    # -- deciding ------------------------------------------------------------------------------
+    def decide(self, preferred: object = None, *, strict: bool = False) -> Decision:
+        """The device for a request.
+
+        Raises:
+            UnknownDeviceError: the request, or the pin that stands in for it, is no device.
+            DeviceUnavailableError: only with ``strict``: it is a device, but cannot be used here.
+        """
+        with self.host.lock:
+            return self._decide(self.request(preferred), strict)
+
+    def _decide(self, request: Request, strict: bool) -> Decision:
+        wanted = self._wanted(request)
+        for row in wanted:
+            decision = self._take(row, request, strict)
+            if decision is not None:
+                return decision
+        if request.word == AUTO:
+            return self._last_resort(request)
+        reason, fix = self._why_none(wanted)
+        if strict:
+            what = f"{request.said()} was asked for, but it cannot be used here."
+            raise DeviceUnavailableError(what, why=reason, try_=fix)
+        instead = self._decide(replace(request, word=AUTO, index=None), strict=False)
+        told = (
+            f"{request.said()} was asked for, but it cannot be used here: {reason}. {instead.device} is used instead."
+        )
+        return replace(instead, request=request, warning=told)
+
+    def _wanted(self, request: Request) -> list[Row]:
+        """The rows that a request can mean, best first."""
+        automatic = [row for row in self.rows if row.automatic]
+        if request.word == AUTO:
+            return automatic
+        if request.word == GPU:
+            return [row for row in automatic if self.backend(row).accelerator]
+        named = [row for row in self.rows if request.word in (row.name, *row.also)]
+        alike = [row for row in self.rows if self.backend(row).device_type == request.word]
+        return list(dict.fromkeys(named + alike))
+
+    def _take(self, row: Row, request: Request, strict: bool) -> Decision | None:
+        """The decision for this row; None where it cannot be used."""
+        answer = self.probe(row)
+        if not answer.usable:
+            return None
+        backend, warning = self.backend(row), None
+        index = request.index
+        if index is not None:
+            problem = _index_problem(row.name, answer, index)
+            if problem and strict:
+                what = f"{request.said()} was asked for, but it cannot be used here."
+                raise DeviceUnavailableError(what, why=problem[0], try_=problem[1])
+            index = None if problem else index
+            warning = problem[0] if problem else None
+        if index is None:
+            index, rank_warning = self._default_index(backend, answer)
+            warning = warning or rank_warning
+        index = index if backend.indexed else None
+        try:
+            device = backend.device(index)
+        except Exception as exc:  # a third party's, or a runtime that broke since the probe
+            log.warning("backend %s cannot name its device", row.name, exc_info=True)
+            self._answers[row] = Availability.no(f"its device() raised {type(exc).__name__}: {exc}")
+            return None
+        if warning:
+            warning = f"{request.said()} was asked for: {warning}. {device} is used instead."
+        return Decision(row.name, backend, device, index, request, warning)
+
+    def _default_index(self, backend: Backend, answer: Availability) -> tuple[int, str | None]:
+        """LOCAL_RANK's device under torchrun, else the one that the user made current, else the freest."""
+        usable = [d for d in answer.devices if d.usable]
+        warning = None
+        rank = local_rank(self.host.env)
+        if rank is not None and backend.indexed and len(usable) > 1:
+            if rank in [d.index for d in usable]:
+                return rank, None
+            warning = f"LOCAL_RANK={rank}, but {_valid(usable)}"
+        try:
+            current = backend.current_index()
+        except Exception:
+            log.warning("backend %s cannot tell its current device", backend.name, exc_info=True)
+            current = None
+        if current in [d.index for d in usable] and current is not None:
+            return current, warning
+        return max(usable, key=_preference).index, warning
+
+    def _why_none(self, wanted: list[Row]) -> tuple[str, str]:
+        """The most telling refusal: of software that is installed, if there is any."""
+        refused = [self.probe(row) for row in wanted]
+        built = [answer for answer in refused if answer.built]
+        if built or len(refused) == 1:
+            first = (built or refused)[0]
+            return first.reason, first.fix
+        torch_missing = self.host.torch_failure()
+        if torch_missing is not None:
+            return torch_missing
+        if len({self.backend(row).device_type for row in wanted}) == 1:
+            return refused[0].reason, refused[0].fix
+        names = ", ".join(row.name for row in wanted)
+        return f"no accelerator is usable here ({names} were asked)", "devicekit doctor says why for each"
+
+    def _last_resort(self, request: Request) -> Decision:
+        """Nothing can compute here; the device is the CPU all the same, and the warning says what is missing."""
+        row = next(row for row in self.rows if row.name == "numpy")
+        warning = "neither torch nor numpy can be used here: pip install torch, or pip install numpy"
+        return Decision(row.name, self.backend(row), "cpu", None, request, warning)
+
+    # -- the quick way -------------------------------------------------------------------------
+    def automatic(self) -> Any:
+        """The device for no argument. The pins are read again at each call; the rest only when they have changed."""
+        seen = self._environment()
+        decision = self._decisions.get(seen)
+        if decision is None:
+            decision = self.decide()
+            if decision.warning is None:
+                self._decisions[seen] = decision
+            else:
+                _warn(decision.warning)
+        return decision.device
+
+    def named(self, preferred: object, strict: bool) -> Any:
+        """The device for an argument; one that can mean nothing else is kept for the next time."""
+        decision = self.decide(preferred, strict=strict)
+        if decision.warning is not None:
+            _warn(decision.warning)
+        elif type(preferred) is str and decision.request.source == "argument" and _is_settled(decision):
+            self.host.settled[preferred] = decision.device
+        return decision.device
+
+    # -- explaining ----------------------------------------------------------------------------
+    def explain(self, preferred: object = None) -> Explanation:
+        """The decision and a verdict for every row."""
+        decision = self.decide(preferred)
+        return Explanation(
+            device=str(decision.device),
+            backend=decision.name,
+            index=decision.index,
+            requested=decision.request.text,
+            source=decision.request.source,
+            warning=decision.warning,
+            verdicts=tuple(self._verdict(row, decision) for row in self.rows),
+        )
+
+    def _verdict(self, row: Row, decision: Decision) -> Verdict:
+        answer = self.probe(row)
+        return Verdict(
+            backend=row.name,
+            usable=answer.usable,
+            reason=answer.reason,
+            fix=answer.fix,
+            devices=answer.devices,
+            chosen=self.backend(row) is decision.backend,
+            origin=row.origin,
+        )
+
+
+def _is_settled(decision: Decision) -> bool:
+    return decision.request.index is not None or not decision.backend.indexed
+
+
+def _index_problem(name: str, answer: Availability, index: int) -> tuple[str, str] | None:
+    """Why this index cannot be had, and what to try."""
+    device = answer.device(index)
+    usable = [d for d in answer.devices if d.usable]
+    if device is None:
+        return f"{name} has no device {index}: {_valid(usable)}", f'"{name}" without an index'
+    if not device.usable:
+        return device.reason, device.fix or _valid(usable)
+    return None
+
+
+def _valid(usable: list[DeviceInfo]) -> str:
+    numbers = [d.index for d in usable]
+    if len(numbers) == 1:
+        return f"the only one is {numbers[0]}"
+    if numbers == list(range(len(numbers))):
+        return f"valid are 0 to {numbers[-1]}"
+    return f"valid are {', '.join(map(str, numbers))}"
+
+
+def _preference(device: DeviceInfo) -> tuple[bool, int, int]:
+    """Integrated last; then the most free memory, where it is known; then the lowest index."""
+    return (not device.integrated, device.free_memory or 0, -device.index)
+
+
+# -- asking with care ------------------------------------------------------------------------------
+def _ask(backend: Backend) -> Availability:
+    try:
+        answer = backend.probe()
+    except (Exception, SystemExit) as exc:
+        log.warning("the probe of %s failed", backend.name, exc_info=True)
+        return Availability.no(f"its probe raised {type(exc).__name__}: {exc}", "devicekit doctor")
+    return answer if _makes_sense(answer) else Availability.no(f"its probe answered nonsense: {answer!r:.200}")
+
+
+def _makes_sense(answer: object) -> bool:
+    if not isinstance(answer, Availability) or not isinstance(answer.devices, tuple):
+        return False
+    if not (isinstance(answer.reason, str) and isinstance(answer.fix, str)):
+        return False
+    devices = answer.devices
+    if not all(isinstance(d, DeviceInfo) and isinstance(d.index, int) and d.index >= 0 for d in devices):
+        return False
+    if len({d.index for d in devices}) != len(devices):
+        return False
+    return any(d.usable for d in devices) or not answer.usable
+
+
+def _ask_within(seconds: float, backend: Backend) -> Availability:
+    """In a thread, because a driver that hangs cannot be interrupted, only left behind."""
+    answers: list[Availability] = []
+    thread = threading.Thread(target=lambda: answers.append(_ask(backend)), daemon=True, name=f"probe-{backend.name}")
+    thread.start()
+    thread.join(seconds)
+    if answers:
+        return answers[0]
+    return Availability.no(
+        f"its driver did not answer within {seconds:g} s", "devicekit doctor; a reboot helps a hanging driver"
+    )
+
+
+def _warn(message: str) -> None:
+    """Warn at the line outside devicekit that asked."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "devicekit":
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, DeviceFallbackWarning, stacklevel=level - 1)
+
+
+# -- the public names ------------------------------------------------------------------------------
+def resolver(host: Host | None = None) -> Resolver:
+    """The resolver of a host, made once; of the current host by default."""
+    where = host if host is not None else _host.current()
+    made = where.memo.get("resolver")
+    if made is None:
+        with where.lock:
+            made = where.memo.setdefault("resolver", Resolver(where))
+    assert isinstance(made, Resolver)
+    return made
+
+
+def resolve_device(preferred_device: object = None, *, strict: bool = False) -> torch.device:
+    """Decide on a device.
+
+    Args:
+        preferred_device: None or ``"auto"``; ``"cpu"``; ``"gpu"``, the best accelerator; ``"cuda"``, ``"rocm"``,
+            ``"xpu"``, ``"npu"`` with or without ``:N``; ``"mps"``, ``"vulkan"``, ``"numpy"``; a plugin's name; a whole
+            number, the Nth device of the best accelerator; a ``torch.device``. Without an argument the pins decide:
+            ``DEVICEKIT_DEVICE``, ``KRONOS_DEVICE``, ``PREFERRED_DEVICE``, ``YIRAGE_BACKEND``, then what
+            ``devicekit use`` saved.
+        strict: raise, instead of taking another device with a :class:`DeviceFallbackWarning`.
+
+    Returns:
+        A ``torch.device``; on a host without torch the string ``"cpu"``, NumPy's own name for its device.
+
+    Raises:
+        UnknownDeviceError: the word, or the pin, is no device.
+        DeviceUnavailableError: only with ``strict``.
+    """
+    if type(preferred_device) is str:
+        settled = _host._current.settled.get(preferred_device)
+        if settled is not None:
+            return settled  # type: ignore[no-any-return]
+    here = resolver()
+    quick = preferred_device is None and not strict
+    return here.automatic() if quick else here.named(preferred_device, strict)  # type: ignore[no-any-return]
+
+
+def explain(preferred_device: object = None) -> Explanation:
+    """The decision for a request as data, with a verdict, a reason and a fix for every backend.
+
+    Raises:
+        UnknownDeviceError: the word, or the pin, is no device.
+    """
+    return resolver().explain(preferred_device)
+
+
+def available_backends() -> tuple[str, ...]:
+    """The names of the backends that can be used here, in order of preference."""
+    return tuple(row.name for row in resolver().usable_rows())
