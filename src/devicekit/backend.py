@@ -184,7 +184,7 @@ class Backend(ABC):
         """Standard normal numbers, drawn whole in float32 on the CPU, so that a seed means the same everywhere."""
         torch = self.torch
         generator = None if seed is None else torch.Generator("cpu").manual_seed(whole_seed(seed))
-        drawn = torch.randn(*shape, generator=generator, dtype=torch.float32, device="cpu")
+        drawn = torch.randn(tuple(shape), generator=generator, dtype=torch.float32, device="cpu")
         return self._put_tensor(drawn, device, dtype)
 
     def rng_state(self, index: int = 0) -> Any:

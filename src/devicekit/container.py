@@ -76,8 +76,7 @@ class Cgroup:
         if v1 and not self._hidden:
             v1.pop()
         self._quotas = [
-            [f"{d}/cpu.cfs_quota_us", f"{d}/cpu.cfs_period_us"]
-            for _, d in find("cpu", "cpu.cfs_quota_us")
+            [f"{d}/cpu.cfs_quota_us", f"{d}/cpu.cfs_period_us"] for _, d in find("cpu", "cpu.cfs_quota_us")
         ] or [[f"{d}/cpu.max"] for _, d in find(_V2, "cpu.max")]
 
     def memory_limit(self, physical: int | None = None) -> MemoryLimit | None:

@@ -190,6 +190,21 @@ class Host:
             self._cgroup = Cgroup(self.root)
         return self._cgroup
 
+    def memory(self) -> tuple[int, int, str] | None:
+        """Total and available bytes of the host or of the container's limit, whichever is tighter, and who said so.
+
+        None without psutil. It sees the host only (giampaolo/psutil#1011), so the cgroup is asked as well.
+        """
+        psutil = self.module("psutil")
+        if psutil is None:
+            return None
+        memory = psutil.virtual_memory()
+        total, available = int(memory.total), int(memory.available)
+        limit = self.cgroup().memory_limit(total)
+        if limit is None:
+            return total, available, "psutil (the host)"
+        return limit.limit, min(available, limit.available), limit.source
+
     def read_text(self, path: str) -> str | None:
         """A small file of the operating system such as ``/sys/...``; None where it cannot be read."""
         try:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from devicekit import placement, reporting, rng
-from devicekit.resolve import Decision, _warn, resolver
+from devicekit.resolve import Decision, resolver, warn
 from devicekit.values import MemoryStats, RngState
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class DeviceManager:
     ) -> None:
         decision = resolver().decide(preferred_device, strict=strict)
         if decision.warning is not None:
-            _warn(decision.warning)
+            warn(decision.warning)
         self._adopt(decision, dtype, strict)
 
     def _adopt(self, decision: Decision, dtype: Any, strict: bool) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import threading
 import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,8 @@ from devicekit import host as _host
 from devicekit.backend import Backend
 from devicekit.errors import DeviceFallbackWarning, DeviceKitError, DeviceUnavailableError
 from devicekit.host import Host
-from devicekit.registry import Row, load, rows
+from devicekit.probing import PROBE_SECONDS, Probes
+from devicekit.registry import Row
 from devicekit.request import (
     AUTO,
     GPU,
@@ -30,12 +30,9 @@ from devicekit.values import Availability, DeviceInfo, Explanation, Verdict
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Decision", "Resolver", "available_backends", "explain", "resolve_device", "resolver"]
+__all__ = ["Decision", "Resolver", "available_backends", "explain", "resolve_device", "resolver", "warn"]
 
 log = logging.getLogger("devicekit")
-
-PROBE_SECONDS = 30.0
-"""How long a driver may take to answer before its backend counts as hanging. A first CUDA start can take 10 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,45 +48,15 @@ class Decision:
     warning: str | None = None
 
 
-class Resolver:
-    """Asks the backends of one host and remembers their answers."""
+class Resolver(Probes):
+    """Decides among the backends of one host, and remembers what it decided."""
 
     def __init__(self, host: Host, probe_seconds: float = PROBE_SECONDS) -> None:
-        self.host = host
-        self.rows = rows(host)
-        self.probe_seconds = probe_seconds
-        self._backends: dict[Row, Backend] = {}
-        self._answers: dict[Row, Availability] = {}
+        super().__init__(host, probe_seconds)
         self._decisions: dict[Any, Decision] = {}
         self._told: set[str] = set()
         self._environment = environment_reader(host.env, (*PINS, "LOCAL_RANK"))
         self._saved: tuple[str | None] | None = None
-
-    # -- asking --------------------------------------------------------------------------------
-    def backend(self, row: Row) -> Backend:
-        """The backend of a row, loaded once."""
-        if row not in self._backends:
-            self._backends[row] = load(row, self.host)
-        return self._backends[row]
-
-    def probe(self, row: Row) -> Availability:
-        """A backend's answer, asked once; never raises."""
-        if row not in self._answers:
-            backend = self.backend(row)
-            failure = self.host.torch_failure() if backend.needs_torch else None
-            if failure is not None:
-                answer = Availability.absent(*failure)
-            elif backend.quick_probe:
-                answer = _ask(backend)
-            else:
-                answer = _ask_within(self.probe_seconds, backend)
-            log.debug("probe %s: %s", row.name, answer)
-            self._answers[row] = answer
-        return self._answers[row]
-
-    def usable_rows(self) -> list[Row]:
-        """Every row that can be used here, in order of preference."""
-        return [row for row in self.rows if self.probe(row).usable]
 
     # -- what was asked for --------------------------------------------------------------------
     def request(self, preferred: object) -> Request:
@@ -126,7 +93,7 @@ class Resolver:
     def _warn_once(self, message: str) -> None:
         if message not in self._told:
             self._told.add(message)
-            _warn(message)
+            warn(message)
 
     # -- deciding ------------------------------------------------------------------------------
     def decide(self, preferred: object = None, *, strict: bool = False) -> Decision:
@@ -190,7 +157,7 @@ class Resolver:
             device = backend.device(index)
         except Exception as exc:  # a third party's, or a runtime that broke since the probe
             log.warning("backend %s cannot name its device", row.name, exc_info=True)
-            self._answers[row] = Availability.no(f"its device() raised {type(exc).__name__}: {exc}")
+            self.refuse(row, f"its device() raised {type(exc).__name__}: {exc}")
             return None
         if warning:
             warning = f"{request.said()} was asked for: {warning}. {device} is used instead."
@@ -245,14 +212,14 @@ class Resolver:
             if decision.warning is None:
                 self._decisions[seen] = decision
             else:
-                _warn(decision.warning)
+                warn(decision.warning)
         return decision.device
 
     def named(self, preferred: object, strict: bool) -> Any:
         """The device for an argument; one that can mean nothing else is kept for the next time."""
         decision = self.decide(preferred, strict=strict)
         if decision.warning is not None:
-            _warn(decision.warning)
+            warn(decision.warning)
         elif type(preferred) is str and decision.request.source == "argument" and _is_settled(decision):
             self.host.settled[preferred] = decision.device
         return decision.device
@@ -313,48 +280,12 @@ def _preference(device: DeviceInfo) -> tuple[bool, int, int]:
     return (not device.integrated, device.free_memory or 0, -device.index)
 
 
-# -- asking with care ------------------------------------------------------------------------------
-def _ask(backend: Backend) -> Availability:
-    try:
-        answer = backend.probe()
-    except (Exception, SystemExit) as exc:
-        log.warning("the probe of %s failed", backend.name, exc_info=True)
-        return Availability.no(f"its probe raised {type(exc).__name__}: {exc}", "devicekit doctor")
-    return answer if _makes_sense(answer) else Availability.no(f"its probe answered nonsense: {answer!r:.200}")
-
-
-def _makes_sense(answer: object) -> bool:
-    if not isinstance(answer, Availability) or not isinstance(answer.devices, tuple):
-        return False
-    if not (isinstance(answer.reason, str) and isinstance(answer.fix, str)):
-        return False
-    devices = answer.devices
-    if not all(isinstance(d, DeviceInfo) and isinstance(d.index, int) and d.index >= 0 for d in devices):
-        return False
-    if len({d.index for d in devices}) != len(devices):
-        return False
-    return any(d.usable for d in devices) or not answer.usable
-
-
-def _ask_within(seconds: float, backend: Backend) -> Availability:
-    """In a thread, because a driver that hangs cannot be interrupted, only left behind."""
-    answers: list[Availability] = []
-    thread = threading.Thread(target=lambda: answers.append(_ask(backend)), daemon=True, name=f"probe-{backend.name}")
-    thread.start()
-    thread.join(seconds)
-    if answers:
-        return answers[0]
-    return Availability.no(
-        f"its driver did not answer within {seconds:g} s", "devicekit doctor; a reboot helps a hanging driver"
-    )
-
-
-def _warn(message: str) -> None:
+def warn(message: str) -> None:
     """Warn at the line outside devicekit that asked."""
-    frame, level = sys._getframe(1), 2
+    frame, level = sys._getframe(), 1
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "devicekit":
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, DeviceFallbackWarning, stacklevel=level - 1)
+    warnings.warn(message, DeviceFallbackWarning, stacklevel=level)
 
 
 # -- the public names ------------------------------------------------------------------------------

@@ -25,16 +25,11 @@ class CpuLike(Backend):
 
     def memory_stats(self, index: int = 0) -> MemoryStats:
         """The host's memory or the container's limit, whichever is tighter; ``allocated`` is the resident set."""
-        psutil = self.host.module("psutil")
-        if psutil is None:
+        host = self.host.memory()
+        if host is None:
             return MemoryStats(unified=True, source="psutil is not installed: pip install psutil")
-        host = psutil.virtual_memory()
-        total, available, source = int(host.total), int(host.available), "psutil (the host)"
-        limit = self.host.cgroup().memory_limit(total)
-        if limit is not None:
-            total, source = limit.limit, limit.source
-            available = min(available, limit.available)
-        memory = self._own_process(psutil).memory_info()
+        total, available, source = host
+        memory = self._own_process().memory_info()
         return MemoryStats(
             total=total,
             available=available,
@@ -45,11 +40,11 @@ class CpuLike(Backend):
             source=source,
         )
 
-    def _own_process(self, psutil: Any) -> Any:
+    def _own_process(self) -> Any:
         """Kept, because making it costs more than asking it; made anew after a fork."""
         pid = os.getpid()
         if self._process is None or self._process[0] != pid:
-            self._process = (pid, psutil.Process())
+            self._process = (pid, self.host.import_module("psutil").Process())
         return self._process[1]
 
     def empty_cache(self, index: int = 0) -> None:

@@ -58,19 +58,17 @@ class MpsBackend(Backend):
         mps = self.torch.mps
         limit = int(mps.recommended_max_memory())
         held = int(mps.driver_allocated_memory())
+        host = self.host.memory()
+        free = limit - held if host is None else min(limit - held, host[1])
         return MemoryStats(
             total=limit,
-            available=max(0, min(limit - held, self._free_on_host())),
+            available=max(0, free),
             allocated=int(mps.current_allocated_memory()),
             reserved=held,
             peak=None,  # torch.mps keeps none
             unified=True,
             source="Metal's recommended working set, minus what its driver holds; free memory of the Mac",
         )
-
-    def _free_on_host(self) -> int:
-        psutil = self.host.module("psutil")
-        return int(psutil.virtual_memory().available) if psutil is not None else 2**63 - 1
 
     def empty_cache(self, index: int = 0) -> None:
         """Waits for the GPU, then gives the cached buffers back."""
