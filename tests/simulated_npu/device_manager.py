@@ -103,9 +103,10 @@ def check_float64_becomes_float32() -> None:
     """The AI core has no double precision: tensors, arrays and modules come as float32, with one warning."""
     fresh = dk.DeviceManager("npu")
     fresh._backend._told.clear()
+    mixed = {"t": torch.ones(2, dtype=torch.float64), "n": torch.ones(2).double().numpy()}
     with pytest.warns(UserWarning, match=r"npu has no torch.float64: torch.float32 is used instead") as caught:
-        moved = fresh.to({"t": torch.ones(2, dtype=torch.float64), "n": torch.ones(2).double().numpy()})
-        module = fresh.to(torch.nn.Linear(2, 2).double())
+        moved = fresh.to(mixed)
+    module = fresh.to(torch.nn.Linear(2, 2).double())
     assert len(caught) == 1
     assert {t.dtype for t in (*moved.values(), *module.parameters())} == {torch.float32}
     assert moved["t"].device.type == "npu"

@@ -6,34 +6,23 @@ from it then refuses CUDA (measured on torch 2.13.0+cu130: ``torch.cuda._is_in_b
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from devicekit.backends import _visible
+from devicekit.backends import _nvml, _visible
 from devicekit.backends._cudalike import FORK_FIX, FORKED, CudaLike
 from devicekit.host import compiled_accelerator
 from devicekit.values import Availability, DeviceInfo, MemoryStats
+
+log = logging.getLogger("devicekit")
 
 MASK = "CUDA_VISIBLE_DEVICES"
 NO_DRIVER_FIX = (
     'install the NVIDIA driver; in a container start it with `--gpus all` (NVIDIA Container Toolkit); or device="auto"'
 )
-
-
-@dataclass(frozen=True, slots=True)
-class _Card:
-    """A physical GPU as NVML sees it; memory in bytes."""
-
-    uuid: str
-    name: str
-    capability: int
-    total: int | None
-    free: int | None
-    sliced: bool
 
 
 class CudaBackend(CudaLike):
@@ -76,13 +65,20 @@ class CudaBackend(CudaLike):
         nvml = self.host.module("pynvml")
         if nvml is None:
             return None
-        with _nvml_session(nvml) as started:
+        try:
+            return self._ask_nvml(nvml, mask)
+        except nvml.NVMLError:  # a lost card, missing rights: torch and the runtime may know more
+            log.debug("NVML failed", exc_info=True)
+            return None
+
+    def _ask_nvml(self, nvml: Any, mask: str | None) -> Availability | None:
+        with _nvml.session(nvml) as started:
             if not started:
                 return None
             too_old = self._driver_too_old(nvml)
             if too_old is not None:
                 return too_old
-            cards = _cards(nvml)
+            cards = _nvml.cards(nvml)
             if mask is not None and mask.strip().startswith("MIG-"):
                 return self._probe_slice(nvml, mask)
         visible = [cards[i] for i in _visible.select(mask, [c.uuid for c in cards])]
@@ -108,23 +104,19 @@ class CudaBackend(CudaLike):
         """A MIG slice, named by UUID. CUDA shows a process the first one only (MIG User Guide, NVIDIA)."""
         uuid = mask.split(",")[0].strip()
         try:
-            handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
-            parent = nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)
+            card = _nvml.slice_card(nvml, uuid)
         except nvml.NVMLError as exc:
             return Availability.no(f"{MASK}={mask!r} names no MIG slice here: {exc}", f"correct {MASK} (nvidia-smi -L)")
-        card = replace(_card(nvml, parent), sliced=False)
-        total, free = _memory(nvml, handle)
-        card = replace(card, name=f"{card.name} (MIG slice)", total=total, free=free)
         return Availability.yes([self._info(0, card, True)])
 
-    def _order_is_known(self, cards: list[_Card], mask: str | None) -> bool:
+    def _order_is_known(self, cards: list[_nvml.Card], mask: str | None) -> bool:
         """NVML counts by PCI bus, CUDA by speed unless told otherwise; alike cards and UUIDs leave no doubt."""
         by_bus = self.host.env.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
         alike = len({c.name for c in cards}) <= 1
         named = mask is not None and mask.strip().startswith("GPU-")
         return by_bus or alike or named
 
-    def _info(self, index: int, card: _Card, known: bool) -> DeviceInfo:
+    def _info(self, index: int, card: _nvml.Card, known: bool) -> DeviceInfo:
         if not known:
             # Which card this index means cannot be told, so nothing is said that may be another's.
             return DeviceInfo(index, "NVIDIA GPU (set CUDA_DEVICE_ORDER=PCI_BUS_ID to tell which)")
@@ -249,9 +241,9 @@ class CudaBackend(CudaLike):
         found = {"cuda": str(self.torch.version.cuda)}
         nvml = self.host.module("pynvml")
         if nvml is not None:
-            with _nvml_session(nvml) as started:
+            with _nvml.session(nvml) as started:
                 if started:
-                    found["driver"] = _text(nvml.nvmlSystemGetDriverVersion())
+                    found["driver"] = _nvml.text(nvml.nvmlSystemGetDriverVersion())
         return found
 
     def preferred_dtype(self, index: int = 0) -> Any:
@@ -265,54 +257,3 @@ class CudaBackend(CudaLike):
             return self.torch.bfloat16
         name = str(self.runtime.get_device_name(index))
         return self.torch.float16 if major == 7 and "GTX 16" not in name else self.torch.float32
-
-
-@contextmanager
-def _nvml_session(nvml: Any) -> Iterator[bool]:
-    try:
-        nvml.nvmlInit()
-    except (nvml.NVMLError, OSError):
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        nvml.nvmlShutdown()
-
-
-def _cards(nvml: Any) -> list[_Card]:
-    return [_card(nvml, nvml.nvmlDeviceGetHandleByIndex(i)) for i in range(nvml.nvmlDeviceGetCount())]
-
-
-def _card(nvml: Any, handle: Any) -> _Card:
-    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
-    total, free = _memory(nvml, handle)
-    return _Card(
-        uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
-        name=_text(nvml.nvmlDeviceGetName(handle)),
-        capability=major * 10 + minor,
-        total=total,
-        free=free,
-        sliced=_is_sliced(nvml, handle),
-    )
-
-
-def _memory(nvml: Any, handle: Any) -> tuple[int | None, int | None]:
-    """Total and free bytes; GPUs with unified memory (GB10) answer "not supported"."""
-    try:
-        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-    except nvml.NVMLError:
-        return None, None
-    return int(memory.total), int(memory.free)
-
-
-def _is_sliced(nvml: Any, handle: Any) -> bool:
-    """MIG is on: CUDA will show a slice, not the card, so the card's memory says nothing."""
-    try:
-        return bool(nvml.nvmlDeviceGetMigMode(handle)[0])
-    except nvml.NVMLError:
-        return False
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else value

@@ -50,15 +50,18 @@ def install(
 ) -> None:
     """Give this process an npu, for good.
 
-    :param memory: of the device, in bytes or as in ``"512MiB"``; beyond it operators raise
-        torch.OutOfMemoryError with torch_npu's text
-    :param soc: the chip, a key of ``settings.SOC_VERSIONS``
-    :param count: 1, or 0 for a machine with torch_npu and no device
-    :param float64: accept float64 and complex128, which the AI core does not have
-    :param fail_memory_query: ``torch.npu.mem_get_info`` raises RuntimeError
-    :raises RuntimeError: an npu is installed in this process already, or PrivateUse1 is taken by
-        another backend, or torch is built for an accelerator
-    :raises ValueError: an option is none of the above
+    Args:
+        memory: of the device, in bytes or as in ``"512MiB"``; beyond it operators raise torch.OutOfMemoryError with
+            torch_npu's text.
+        soc: the chip, a key of ``settings.SOC_VERSIONS``.
+        count: 1, or 0 for a machine with torch_npu and no device.
+        float64: accept float64 and complex128, which the AI core does not have.
+        fail_memory_query: ``torch.npu.mem_get_info`` raises RuntimeError.
+
+    Raises:
+        RuntimeError: an npu is installed in this process already, or PrivateUse1 is taken by another backend, or torch
+            is built for an accelerator.
+        ValueError: an option is none of the above.
     """
     settings = Settings(bytes_from(memory), soc, count, float64, fail_memory_query)
     # Here, because torch takes seconds to import and this package is imported by test collectors.
