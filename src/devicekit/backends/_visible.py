@@ -60,6 +60,8 @@ def select(mask: str | None, uuids: Sequence[str | None]) -> list[int]:
             matches = [i for i, uuid in enumerate(uuids) if uuid is not None and uuid.startswith(entry)]
         if len(matches) != 1:
             break
+        if matches[0] in chosen:
+            return []  # repeated, though spelled otherwise (torch/cuda/__init__.py, _transform_uuid_to_ordinals)
         chosen.append(matches[0])
     return chosen
 

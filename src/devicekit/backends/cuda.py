@@ -181,7 +181,9 @@ class CudaBackend(CudaLike):
         ]
         if good:
             return reason, f"install the same torch from the index {' or '.join(good)}"
-        return reason, "an older torch that still has them, or build torch from source for this GPU"
+        newer = all(capability > int(code.partition("_")[2].rstrip("af")) for code in built)
+        other = "a newer torch that has them" if newer else "an older torch that still has them"
+        return reason, f"{other}, or build torch from source for this GPU"
 
     def _built_architectures(self) -> list[str]:
         """``sm_86``, ``compute_90`` ...: what the build holds, read from its configuration.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from devicekit.backends import _visible
 from devicekit.backends._cudalike import FORK_FIX, FORKED, CudaLike
 from devicekit.values import Availability, DeviceInfo
 
@@ -27,9 +26,6 @@ class XpuBackend(CudaLike):
             )
         if self.forked():
             return Availability.no(FORKED, FORK_FIX)
-        mask = self.host.env.get("ZE_AFFINITY_MASK")
-        if mask is not None and _visible.hides_all(mask):
-            return Availability.no(f"ZE_AFFINITY_MASK={mask!r} hides every GPU", "unset ZE_AFFINITY_MASK")
         if self.host.platform == "linux" and not self._has_intel_gpu():
             return Availability.no(
                 "no Intel GPU is here: /dev/dri has no device of Intel's",
@@ -39,8 +35,11 @@ class XpuBackend(CudaLike):
         # through the SYCL runtime else, after which a forked child cannot use the GPU.
         count = int(self.runtime.device_count())
         if count == 0:
+            # The mask is left to Level Zero: an empty one is none, "0.1" a tile (compute-runtime, parseAffinityMask).
+            mask = self.host.env.get("ZE_AFFINITY_MASK")
+            told = f" under ZE_AFFINITY_MASK={mask!r}" if mask else ""
             return Availability.no(
-                "Level Zero shows no GPU to torch", "install Intel's compute runtime, or check ZE_AFFINITY_MASK"
+                f"Level Zero shows no GPU to torch{told}", "install Intel's compute runtime, or check ZE_AFFINITY_MASK"
             )
         if self.runtime.is_initialized():
             return Availability.yes(self.describe(i) for i in range(count))
