@@ -7,6 +7,7 @@ import multiprocessing
 import pickle
 import threading
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,6 +18,13 @@ import devicekit as dk
 from devicekit.testing import simulated_machine
 
 
+@pytest.fixture(autouse=True)
+def _cpu_machine() -> Iterator[None]:
+    """A machine without an accelerator, wherever these tests run."""
+    with simulated_machine("cpu"):
+        yield
+
+
 def test_it_knows_its_device() -> None:
     """Device, dtype, backend, index and warning are there; the dtype may be given."""
     with simulated_machine(cuda=2, memory="24GiB", architecture="sm_86"):
@@ -24,6 +32,15 @@ def test_it_knows_its_device() -> None:
         assert (str(dm.device), dm.backend, dm.index, dm.warning) == ("cuda:1", "cuda", 1, None)
         assert dm.dtype is torch.bfloat16
         assert dk.DeviceManager("cuda:1", dtype=torch.float16).dtype is torch.float16
+
+
+@pytest.mark.parametrize(("backend", "dtype"), [("cpu", "bfloat16"), ("cpu", 16), ("numpy", torch.bfloat16)])
+def test_what_is_no_dtype_is_refused(backend: str, dtype: Any) -> None:
+    """A word or another framework's dtype is an error at once, and not deep inside a model."""
+    with pytest.raises(dk.DeviceKitError, match="is no dtype of"):
+        dk.DeviceManager(backend, dtype=dtype)
+    with pytest.raises(dk.DeviceKitError, match="is no dtype of"):
+        dk.DeviceManager(backend).to([], dtype)
 
 
 def test_its_repr_says_what_it_is() -> None:
@@ -60,7 +77,7 @@ def test_the_report_is_json() -> None:
     report = json.loads(json.dumps(dk.DeviceManager("cpu").report()))
     assert report["device"] == "cpu"
     assert report["dtype"] in {"bfloat16", "float16", "float32"}
-    assert report["versions"]["torch"] == torch.__version__
+    assert report["versions"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
     assert report["memory"]["total"] > 0
     assert report["source"] == "argument"
 

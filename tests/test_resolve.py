@@ -6,6 +6,7 @@ import itertools
 import json
 import threading
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -20,9 +21,11 @@ from devicekit.testing import simulated_machine
 TWO_GPUS = {"cuda": 2, "memory": "24GiB", "architecture": "sm_86"}
 
 
-def _here(**env: str) -> Host:
-    """The real machine, with an environment of its own."""
-    return Host(env=dict(env))
+@pytest.fixture(autouse=True)
+def _cpu_machine() -> Iterator[None]:
+    """A machine without an accelerator, wherever these tests run."""
+    with simulated_machine("cpu"):
+        yield
 
 
 # -- spellings -------------------------------------------------------------------------------------
@@ -218,13 +221,14 @@ def test_two_pins_that_agree_are_no_matter() -> None:
 @pytest.mark.parametrize("text", ["cuad", "", "cuda:-1"])
 def test_a_typo_in_a_pin_names_the_variable(text: str) -> None:
     """An operator's typo is an error, also for auto, and says where it stands."""
-    with use_host(_here(KRONOS_DEVICE=text)), pytest.raises(dk.UnknownDeviceError, match="from KRONOS_DEVICE"):
-        dk.resolve_device("auto")
+    with simulated_machine(env={"KRONOS_DEVICE": text}):
+        with pytest.raises(dk.UnknownDeviceError, match="from KRONOS_DEVICE"):
+            dk.resolve_device("auto")
 
 
 def test_a_pin_that_is_not_usable_falls_back() -> None:
     """A pin is checked like an argument, and the warning names the variable."""
-    with use_host(_here(PREFERRED_DEVICE="npu")):
+    with simulated_machine(env={"PREFERRED_DEVICE": "npu"}):
         with pytest.warns(dk.DeviceFallbackWarning, match=r"'npu' \(from PREFERRED_DEVICE\)"):
             assert str(dk.resolve_device()) == "cpu"
         with pytest.raises(dk.DeviceUnavailableError, match="torch_npu is not installed"):
@@ -233,8 +237,7 @@ def test_a_pin_that_is_not_usable_falls_back() -> None:
 
 def test_a_pin_set_later_counts() -> None:
     """The variables are read at each call."""
-    host = _here()
-    with use_host(host), simulated_machine(**TWO_GPUS) as machine:
+    with simulated_machine(**TWO_GPUS) as machine:
         assert str(dk.resolve_device()) == "cuda:0"
         machine.env["KRONOS_DEVICE"] = "cuda:1"
         assert str(dk.resolve_device()) == "cuda:1"

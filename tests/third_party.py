@@ -8,6 +8,7 @@ from typing import Any
 
 from devicekit.backend import Backend, seeded
 from devicekit.host import Host
+from devicekit.testing import FakeHost
 from devicekit.values import Availability, DeviceInfo, MemoryStats
 
 
@@ -20,11 +21,11 @@ class Entry:
         self.dist = type("Distribution", (), {"name": dist})()
 
 
-class HostWithPlugins(Host):
-    """The real host, with other plugins and an environment of its own."""
+class HostWithPlugins(FakeHost):
+    """A plain CPU machine with plugins."""
 
-    def __init__(self, *entries: Entry, env: dict[str, str] | None = None) -> None:
-        super().__init__(env=dict(env or {}))
+    def __init__(self, *entries: Entry) -> None:
+        super().__init__("cpu")
         self.entries = entries
 
     def entry_points(self, group: str) -> Sequence[Any]:

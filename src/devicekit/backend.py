@@ -115,6 +115,16 @@ class Backend(ABC):
         """The dtype in which this device keeps values of ``dtype``; another one only where it has no such type."""
         return dtype
 
+    def as_dtype(self, dtype: Any) -> Any:
+        """The framework's dtype for what a user gave; None stays None.
+
+        Raises:
+            DeviceKitError: it is none of the framework's.
+        """
+        if dtype is None or isinstance(dtype, self.torch.dtype):
+            return dtype
+        raise DeviceKitError(f"{dtype!r} is no dtype of torch.", try_="torch.float32, torch.bfloat16, torch.float16")
+
     def put(self, x: Any, device: Any, dtype: Any = None) -> Any:
         """Put one tensor, array, module or pipeline on the device; anything else comes back as it is.
 

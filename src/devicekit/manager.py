@@ -31,6 +31,7 @@ class DeviceManager:
     Raises:
         UnknownDeviceError: the word, or the pin that stands in for it, is no device.
         DeviceUnavailableError: only with ``strict``.
+        DeviceKitError: ``dtype`` is no dtype of the framework.
     """
 
     __slots__ = ("__weakref__", "_backend", "_decision", "_dtype", "_strict", "backend", "device", "index", "warning")
@@ -55,7 +56,7 @@ class DeviceManager:
     def _adopt(self, decision: Decision, dtype: Any, strict: bool) -> None:
         self._decision = decision
         self._backend = decision.backend
-        self._dtype = dtype
+        self._dtype = decision.backend.as_dtype(dtype)
         self._strict = strict
         self.device = decision.device
         self.backend = decision.name
@@ -96,9 +97,9 @@ class DeviceManager:
         come back new; what is no tensor comes back as it is.
 
         Raises:
-            DeviceKitError: an object has a ``to`` method that takes no device.
+            DeviceKitError: an object has a ``to`` method that takes no device, or ``dtype`` is no dtype.
         """
-        return placement.place(self._backend, x, self.device, dtype)
+        return placement.place(self._backend, x, self.device, self._backend.as_dtype(dtype))
 
     # -- random numbers ------------------------------------------------------------------------
     def create_generator(self, seed: int | None = None) -> torch.Generator:
@@ -124,7 +125,7 @@ class DeviceManager:
             dtype: of the result; float32 by default.
         """
         dims = (shape,) if isinstance(shape, int) else tuple(shape)
-        return self._backend.draw_normal(dims, seed, self.device, dtype)  # type: ignore[no-any-return]
+        return self._backend.draw_normal(dims, seed, self.device, self._backend.as_dtype(dtype))  # type: ignore[no-any-return]
 
     def rng_state(self) -> RngState:
         """The state of Python's, NumPy's, torch's and this device's random numbers, as one picklable object."""

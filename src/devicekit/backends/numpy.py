@@ -8,7 +8,7 @@ from typing import Any
 
 from devicekit.backend import whole_seed
 from devicekit.backends._cpulike import CpuLike
-from devicekit.errors import DeviceUnavailableError
+from devicekit.errors import DeviceKitError, DeviceUnavailableError
 from devicekit.values import Availability, DeviceInfo
 
 
@@ -45,6 +45,16 @@ class NumpyBackend(CpuLike):
     def create_generator(self, seed: int | None = None, index: int = 0) -> Any:
         """A ``numpy.random.Generator``; negative seeds wrap around as in torch."""
         return self.numpy.random.default_rng(None if seed is None else whole_seed(seed) % 2**64)
+
+    def as_dtype(self, dtype: Any) -> Any:
+        """What NumPy understands as a dtype; torch's own are not, and are named."""
+        if dtype is None:
+            return None
+        try:
+            return self.numpy.dtype(dtype)
+        except TypeError:
+            what = f"{dtype!r} is no dtype of NumPy."
+            raise DeviceKitError(what, try_='"float32", numpy.float16') from None
 
     # -- moving --------------------------------------------------------------------------------
     def put(self, x: Any, device: Any, dtype: Any = None) -> Any:
