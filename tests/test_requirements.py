@@ -123,6 +123,6 @@ def test_the_cuda_file_has_what_the_cuda_extra_has() -> None:
 def test_torch_is_no_dependency() -> None:
     """The numpy backend is for hosts without torch, and which build is right depends on the hardware."""
     names = {Requirement(text).name for text in _project()["dependencies"]}
-    assert names == {"platformdirs", "psutil", "rich"}
+    assert names == {"packaging", "platformdirs", "psutil", "rich"}
     everything = {Requirement(text).name for texts in _project()["optional-dependencies"].values() for text in texts}
     assert not [name for name in everything if name.startswith("nvidia") and name != "nvidia-ml-py"]

@@ -68,6 +68,11 @@ class Host:
                     self._torch = self._import_torch_once()
         return self._torch
 
+    def forbid_torch(self, reason: str, fix: str = "") -> None:
+        """Never import torch in this process: it is known to take a process down."""
+        sys.modules["torch"] = None  # type: ignore[assignment]  # Python's own way to say so
+        self._torch_failure = (reason, fix)
+
     def torch_failure(self) -> tuple[str, str] | None:
         """Why torch cannot be had and what to try; None when it can. Imports torch to find out."""
         try:

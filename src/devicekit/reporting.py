@@ -84,6 +84,8 @@ def versions(backend: Backend) -> dict[str, str]:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
+    if backend.needs_torch and backend.host.torch_failure() is None:
+        found["torch"] = str(backend.torch.__version__)  # with the build that its metadata leaves out
     return {**found, **backend.versions()}
 
 

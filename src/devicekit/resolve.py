@@ -96,15 +96,15 @@ class Resolver(Probes):
             warn(message)
 
     # -- deciding ------------------------------------------------------------------------------
-    def decide(self, preferred: object = None, *, strict: bool = False) -> Decision:
-        """The device for a request.
+    def decide(self, preferred: object = None, *, strict: bool = False, pinned: bool = True) -> Decision:
+        """The device for a request; with ``pinned=False`` as if nobody had pinned or saved one.
 
         Raises:
             UnknownDeviceError: the request, or the pin that stands in for it, is no device.
             DeviceUnavailableError: only with ``strict``: it is a device, but cannot be used here.
         """
         with self.host.lock:
-            return self._decide(self.request(preferred), strict)
+            return self._decide(self.request(preferred) if pinned else Request(AUTO), strict)
 
     def _decide(self, request: Request, strict: bool) -> Decision:
         wanted = self._wanted(request)

@@ -22,7 +22,7 @@ class XpuBackend(CudaLike):
         if getattr(torch.version, "xpu", None) is None:
             return Availability.absent(
                 f"torch {torch.__version__} is built without XPU",
-                'install torch from its xpu index (pip install torch --index-url .../whl/xpu), or device="auto"',
+                'pip install torch --index-url https://download.pytorch.org/whl/xpu, or device="auto"',
             )
         if self.forked():
             return Availability.no(FORKED, FORK_FIX)
@@ -55,7 +55,6 @@ class XpuBackend(CudaLike):
         return DeviceInfo(
             index,
             props.name,
-            architecture=str(props.architecture) if getattr(props, "architecture", None) else None,
             total_memory=int(props.total_memory),
             integrated=self._integrated(index),
             bfloat16=bool(props.has_bfloat16_conversions),

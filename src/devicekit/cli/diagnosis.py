@@ -262,7 +262,7 @@ def _because(found: Findings, chosen: Choice) -> str:
         return f"it is the first usable one in the order {order}{among}"
     if not backend.usable:
         return "it is the last resort, and cannot compute either"
-    torch = "" if found.torch.usable else ", and neither is torch"
+    torch = "" if found.torch.usable else ", and neither can torch be used"
     return f"no accelerator is usable here{torch}"
 
 

@@ -30,8 +30,7 @@ def headline(found: Findings) -> str:
 def device_in_words(device: DeviceFacts) -> list[str]:
     """Name, chip and number formats in one line, memory in another."""
     info = device.info
-    chip = info.architecture or ""
-    parts = [", ".join(one_line(part) for part in (info.name, "" if chip.isdigit() else chip) if part)]
+    parts = [", ".join(one_line(part) for part in (info.name, info.architecture) if part)]
     native = native_dtypes(device)
     if native:
         parts.append(f"native formats: {', '.join(native)}")

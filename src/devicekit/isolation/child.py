@@ -23,7 +23,7 @@ from devicekit.errors import DeviceKitError, UnknownDeviceError
 from devicekit.host import AUTOLOAD, Host, compiled_accelerator
 from devicekit.isolation.steps import MARK, Wanted, closer_steps, label
 from devicekit.registry import Row
-from devicekit.request import AUTO, CHOICE_FILE, Request
+from devicekit.request import CHOICE_FILE
 from devicekit.resolve import Decision, Resolver
 from devicekit.values import DeviceInfo, MemoryStats
 
@@ -100,7 +100,7 @@ class _Answers:
         self.tell = tell
         self.skip = set(request.get("skip", ()))
         if request.get("torch"):
-            _forbid_torch(host, request["torch"])
+            host.forbid_torch(request["torch"])
         if not request.get("autoload", True):
             host.env[AUTOLOAD] = "0"
         # The parent's patience is the limit: it also ends a driver that hangs with Python's lock held.
@@ -173,7 +173,7 @@ class _Answers:
             return {"asked": asked, "warnings": told}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            automatic = self._decision(lambda: self.here._decide(Request(AUTO), strict=False))
+            automatic = self._decision(lambda: self.here.decide(pinned=False))
         return {"asked": asked, "automatic": automatic, "warnings": told}
 
     def _decision(self, decide: Callable[[], Decision]) -> dict[str, Any]:
@@ -272,9 +272,3 @@ def _in_words(exc: BaseException) -> str:
         return f"{exc.what} {exc.why}".strip()
     lines = str(exc).strip().splitlines()
     return f"{type(exc).__name__}: {lines[0]}" if lines else type(exc).__name__
-
-
-def _forbid_torch(host: Host, reason: str) -> None:
-    """Torch took the child before this one down, so here nobody may import it."""
-    sys.modules["torch"] = None  # type: ignore[assignment]  # Python's own way to say so
-    host._torch_failure = (reason, "")

@@ -1,0 +1,192 @@
+"""What every backend must do, as tests that its author inherits.
+
+    from devicekit.testing import BackendConformance
+
+    class TestMyBackend(BackendConformance):
+        @pytest.fixture
+        def backend(self):
+            return MyBackend(devicekit.host.current())
+
+On a machine where the backend's probe says no, the questions about a device are skipped with the probe's reason, and
+the rest is tested. To test them there as well, hand in a host of :func:`devicekit.testing.simulated_machine`.
+"""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pytest
+
+from devicekit.backend import Backend
+from devicekit.values import Availability, DeviceInfo, MemoryStats
+
+__all__ = ["BackendConformance"]
+
+
+class BackendConformance:
+    """Inherit it, give it a ``backend`` fixture, and run pytest."""
+
+    @pytest.fixture
+    def backend(self) -> Backend:
+        """The backend under test; a subclass must give its own."""
+        raise NotImplementedError("override the fixture `backend` with one that returns your backend")
+
+    @pytest.fixture
+    def at(self, backend: Backend) -> DeviceInfo:
+        """A usable device of the backend."""
+        answer = backend.probe()
+        usable = [device for device in answer.devices if device.usable]
+        if not usable:
+            pytest.skip(f"{backend.name} is not usable here: {answer.reason}")
+        return usable[0]
+
+    # -- the probe -----------------------------------------------------------------------------
+    def test_probe_answers_with_an_availability(self, backend: Backend) -> None:
+        """A probe never raises: it answers yes with devices, or no with a reason."""
+        answer = backend.probe()
+        assert isinstance(answer, Availability)
+        assert answer.reason
+        assert answer.usable == any(device.usable for device in answer.devices)
+
+    def test_probe_numbers_its_devices(self, backend: Backend) -> None:
+        """Indices are distinct, not negative, and in order; a device that is not usable says why."""
+        devices = backend.probe().devices
+        indices = [device.index for device in devices]
+        assert indices == sorted(set(indices))
+        assert all(index >= 0 for index in indices)
+        assert all(device.usable or device.reason for device in devices)
+
+    def test_probe_has_no_side_effect(self, backend: Backend, capfd: pytest.CaptureFixture[str]) -> None:
+        """Probing twice gives the same answer, prints nothing and leaves the environment alone."""
+        before = dict(backend.host.env)
+        capfd.readouterr()
+        first, second = backend.probe(), backend.probe()
+        assert (first.usable, first.reason) == (second.usable, second.reason)
+        assert dict(backend.host.env) == before
+        assert tuple(capfd.readouterr()) == ("", "")
+
+    def test_it_has_a_name_and_a_device_type(self, backend: Backend) -> None:
+        """The name is one lower-case word, and the device type is what the framework says."""
+        assert backend.name.isidentifier()
+        assert backend.name == backend.name.lower()
+        assert backend.device_type
+
+    # -- one device ----------------------------------------------------------------------------
+    def test_device_is_of_its_type(self, backend: Backend, at: DeviceInfo) -> None:
+        """The device's string starts with the backend's device type."""
+        assert str(backend.device(at.index)).partition(":")[0] == backend.device_type
+
+    def test_preferred_dtype_can_be_stored(self, backend: Backend, at: DeviceInfo) -> None:
+        """A backend does not prefer what it cannot hold."""
+        dtype = backend.preferred_dtype(at.index)
+        assert backend.storable(dtype) == dtype
+
+    def test_memory_is_bytes_or_unknown(self, backend: Backend, at: DeviceInfo) -> None:
+        """Every figure is None or a whole number of bytes, none exceeds the total, and the source is named."""
+        stats = backend.memory_stats(at.index)
+        assert isinstance(stats, MemoryStats)
+        assert stats.source
+        figures = (stats.total, stats.available, stats.allocated, stats.reserved, stats.peak)
+        assert all(figure is None or (isinstance(figure, int) and figure >= 0) for figure in figures)
+        if stats.total is not None and stats.available is not None:
+            assert stats.available <= stats.total
+        if stats.allocated is not None and stats.peak is not None:
+            assert stats.allocated <= stats.peak
+
+    def test_housekeeping_never_raises(self, backend: Backend, at: DeviceInfo) -> None:
+        """Emptying the cache, waiting and resetting the peak work before anything was allocated."""
+        backend.empty_cache(at.index)
+        backend.synchronize(at.index)
+        backend.reset_peak_memory(at.index)
+
+    # -- random numbers ------------------------------------------------------------------------
+    def test_same_seed_same_generator(self, backend: Backend, at: DeviceInfo) -> None:
+        """Two generators of one seed are in the same state, of two seeds in another, of no seed in any."""
+        states = [_fingerprint(backend.create_generator(seed, at.index)) for seed in (7, 7, 8, None, None)]
+        assert states[0] == states[1]
+        assert len(set(states[1:])) == 4
+
+    @pytest.mark.parametrize("seed", [-1, 2**64 - 1, -(2**63)])
+    def test_extreme_seeds_are_seeds(self, backend: Backend, at: DeviceInfo, seed: int) -> None:
+        """The whole range that torch takes is taken."""
+        assert backend.create_generator(seed, at.index) is not None
+
+    @pytest.mark.parametrize("seed", [2**64, -(2**63) - 1, 1.5, "7"])
+    def test_what_is_no_seed_is_refused(self, backend: Backend, at: DeviceInfo, seed: Any) -> None:
+        """A fraction, a text or a number out of range is an error, and never another seed."""
+        with pytest.raises((TypeError, ValueError)):
+            backend.create_generator(seed, at.index)
+
+    @pytest.mark.parametrize("shape", [(3,), (2, 8), (5, 7), ()])
+    def test_normal_numbers_are_the_same_everywhere(
+        self, backend: Backend, at: DeviceInfo, shape: tuple[int, ...]
+    ) -> None:
+        """One seed gives one array, whatever the device, in the asked dtype."""
+        device = backend.device(at.index)
+        first, second = (backend.draw_normal(shape, 5, device, None) for _ in range(2))
+        assert tuple(first.shape) == shape
+        assert _numbers(first) == _numbers(second) == pytest.approx(_REFERENCE[shape], abs=1e-6)
+
+    def test_random_state_comes_back(self, backend: Backend, at: DeviceInfo) -> None:
+        """A state that was taken can be pickled and set again, where the device has one of its own."""
+        state = backend.rng_state(at.index)
+        if state is None:
+            return
+        backend.set_rng_state(pickle.loads(pickle.dumps(state)), at.index)  # noqa: S301  # our own bytes
+        assert _bytes(backend.rng_state(at.index)) == _bytes(state)
+
+    # -- moving and computing --------------------------------------------------------------------
+    def test_values_survive_the_move(self, backend: Backend, at: DeviceInfo) -> None:
+        """What goes to the device comes back as it was; integers stay integers, whatever dtype is asked for."""
+        device, dtype = backend.device(at.index), backend.preferred_dtype(at.index)
+        x = backend.draw_normal((4, 4), 3, device, None)
+        assert _numbers(backend.put(x, device)) == _numbers(x)
+        count = _integers(backend)
+        moved = backend.put(count, device, dtype)
+        assert str(moved.dtype).endswith("int64")
+        assert _numbers(moved) == _numbers(count)
+        assert backend.put(x, device, dtype).dtype == dtype
+
+    def test_what_is_no_tensor_comes_back_as_it_is(self, backend: Backend, at: DeviceInfo) -> None:
+        """Texts, numbers and None are nobody's to move."""
+        device = backend.device(at.index)
+        for thing in ("text", 7, 1.5, None, b"bytes", object):
+            assert backend.put(thing, device) is thing
+
+    def test_a_real_kernel_computes_rightly(self, backend: Backend, at: DeviceInfo) -> None:
+        """The verification that doctor runs passes."""
+        backend.verify(at.index)
+
+
+# The numbers of torch.randn(shape, generator=torch.Generator().manual_seed(5)), torch 2.13.0 on the CPU.
+_REFERENCE: dict[tuple[int, ...], list[float]] = {
+    (3,): [-0.486781, -0.603822, -0.558096],
+    (2, 8): [1.84233, 0.518887, -1.711921, -1.701379, 2.019419, -0.268614, -0.130718, -1.437414, 0.390768, -0.018968,
+        -1.352687, -0.730818, 0.987922, -0.419408, -0.584896, -0.782335],
+    (5, 7): [1.84233, 0.518887, -1.711921, -1.701379, 2.019419, -0.268614, -0.130718, -1.437414, 0.390768, -0.018968,
+        -1.352687, -0.730818, 0.987922, -0.419408, -0.584896, -0.782335, 2.779863, 1.222025, -0.336449, -0.179166,
+        1.92306, 0.28795, 0.936796, -2.403135, 0.818343, -0.663277, 0.265266, -1.639119, -1.815305, -0.206629,
+        -0.525951, -1.697733, -1.036467, 0.670462, -0.177705],
+    (): [-0.486781],
+}  # fmt: skip
+
+
+def _fingerprint(generator: Any) -> str:
+    state = generator.get_state() if hasattr(generator, "get_state") else generator.bit_generator.state
+    return str(_bytes(state))
+
+
+def _bytes(state: Any) -> Any:
+    return bytes(state.cpu().numpy()) if hasattr(state, "cpu") else state
+
+
+def _numbers(x: Any) -> list[float]:
+    host = x.detach().cpu() if hasattr(x, "detach") else x
+    return [float(value) for value in host.reshape(-1).tolist()]
+
+
+def _integers(backend: Backend) -> Any:
+    if backend.needs_torch:
+        return backend.torch.arange(6)
+    return backend.host.import_module("numpy").arange(6)

@@ -1,0 +1,66 @@
+"""What a real backend does differently on a simulated machine: its tensors stay on the CPU, and a card counts them."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import TYPE_CHECKING, Any
+
+from devicekit.backend import Backend
+from devicekit.values import Availability
+
+if TYPE_CHECKING:
+    from devicekit.testing.fake_host import FakeHost
+
+__all__ = ["adopted"]
+
+
+class SimulatedMoves(Backend):
+    """Stands before a backend's own class, so that all else is the backend's own."""
+
+    host: FakeHost
+
+    def probe(self) -> Availability:
+        """The backend's own answer, after the faults of its driver."""
+        simulated = self.host.simulated
+        if self.name == simulated.accelerator:
+            if simulated.faults.abort:
+                os.abort()
+            self.host.ended.wait(simulated.faults.hang)
+        return super().probe()  # type: ignore[safe-super]  # the backend's class stands behind this one
+
+    def move(self, tensor: Any, device: Any, dtype: Any) -> Any:
+        """A counted copy on the CPU, in the dtype that the device would have it in."""
+        memory = self.torch._start(device)
+        if memory is None:
+            return tensor.to(dtype=dtype, copy=True)
+        moved = memory.copy(tensor, dtype)
+        if self.host.simulated.faults.wrong_numbers and moved is not tensor and moved.is_floating_point():
+            moved.detach().add_(1)
+        return moved
+
+    def move_object(self, x: Any, device: Any, dtype: Any) -> Any:
+        """The object's own ``to``; what it asks of tensors is answered by :meth:`move`."""
+        from devicekit.testing.interception import TensorMoves
+
+        place = self.torch._real.device("privateuseone", device.index) if device.type == "npu" else device
+        with TensorMoves(place, lambda tensor, into: self.move(tensor, device, into)):
+            return super().move_object(x, place, dtype)
+
+    def verify(self, index: int = 0) -> None:
+        """The backend's own, where the build has kernels for the card."""
+        self.torch._launch(self.device(index))
+        super().verify(index)
+
+
+@functools.cache
+def _with_moves(kind: type[Backend]) -> type[Backend]:
+    return type(kind.__name__, (SimulatedMoves, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
+
+
+def adopted(backend: Backend) -> Backend:
+    """The same backend with simulated moves; one that is not devicekit's own has a device of its own, and keeps it."""
+    ours = type(backend).__module__.startswith("devicekit.backends.")
+    if ours and backend.accelerator:
+        backend.__class__ = _with_moves(type(backend))
+    return backend
