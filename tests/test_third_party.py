@@ -74,12 +74,14 @@ def test_a_module_that_cannot_be_imported_gets_a_verdict() -> None:
 
 def test_a_hanging_probe_is_left_behind() -> None:
     """A driver that does not answer costs the time limit once, and then the next backend is taken."""
-    here = Resolver(HostWithPlugins(Entry("acme", "tests.third_party:HangsInProbe")), probe_seconds=0.2)
+    host = HostWithPlugins(Entry("acme", "tests.third_party:HangsInProbe"))
+    here = Resolver(host, probe_seconds=0.2)
     started = time.monotonic()
     assert here.decide().name == "cpu"
     assert here.decide().name == "cpu"
     assert time.monotonic() - started < 30
     assert "did not answer within 0.2 s" in _verdict(here.explain(), "acme").reason
+    host.close()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -71,7 +70,8 @@ class ExitsInProbe(Acme):
 
 class HangsInProbe(Acme):
     def probe(self) -> Availability:
-        time.sleep(60)
+        assert isinstance(self.host, HostWithPlugins)
+        self.host.ended.wait(60)
         raise AssertionError("nobody waits this long")
 
 
