@@ -24,6 +24,8 @@ from devicekit.isolation.process import LostChildError, converse
 from devicekit.isolation.steps import MARK, Wanted
 from devicekit.testing import MACHINES, FakeHost, Faults, Machine
 
+pytestmark = pytest.mark.slow
+
 SRC = Path(devicekit.__file__).parents[1]
 LAPTOP = MACHINES["cuda-laptop"]
 QUICK = Wanted(describe=False, seconds=20)
@@ -68,7 +70,6 @@ def test_a_backend_that_aborts_gets_a_verdict_and_the_rest_goes_on() -> None:
     assert found.asked.label == "cpu"
 
 
-@pytest.mark.slow
 def test_a_backend_that_hangs_is_ended() -> None:
     """A probe that does not answer in time is named, and its child is gone."""
     start = time.monotonic()

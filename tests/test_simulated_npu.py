@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 PROGRAMS = sorted((HERE / "simulated_npu").glob("*.py"))
 

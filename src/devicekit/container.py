@@ -12,7 +12,7 @@ import os
 import re
 from dataclasses import dataclass
 
-__all__ = ["Cgroup", "MemoryLimit", "usable_cpus"]
+__all__ = ["Cgroup", "MemoryLimit", "read", "usable_cpus"]
 
 _V2 = ""  # the controller list of the v2 line in /proc/<pid>/cgroup is empty
 # files of limits, file of usage, key in memory.stat of the page cache that is reclaimed first
@@ -92,17 +92,17 @@ class Cgroup:
         for name, directory in self._memory:
             limit, said_by = ceiling, ""
             for file in limit_files:
-                value = _number(_read(f"{directory}/{file}"))
+                value = _number(read(f"{directory}/{file}"))
                 if value is not None and value < limit:
                     limit, said_by = value, file
             hidden = self._hidden and name == self._memory[-1][0]
             if not said_by and not hidden:
                 continue  # the other two files cost more; most levels have no limit
-            stat = b"\n" + _read(f"{directory}/memory.stat", 1 << 14)
+            stat = b"\n" + read(f"{directory}/memory.stat", 1 << 14)
             value = _entry(stat, b"\nhierarchical_memory_limit ") if hidden else None
             if value is not None and value < limit:
                 limit, said_by = value, "hierarchical_memory_limit"
-            usage = _number(_read(f"{directory}/{usage_file}"))
+            usage = _number(read(f"{directory}/{usage_file}"))
             if not said_by or usage is None:
                 continue
             # No inactive_file in stat (some sandboxes): nothing counts as reclaimable.
@@ -122,7 +122,7 @@ class Cgroup:
         quotas = []
         for files in self._quotas:
             # No quota is "max 100000" in v2 and "-1" in v1: not two numbers above 0.
-            numbers = [n for n in map(_number, b" ".join(map(_read, files)).split()) if n]
+            numbers = [n for n in map(_number, b" ".join(map(read, files)).split()) if n]
             if len(numbers) == 2:
                 quotas.append(numbers[0] / numbers[1])
         return min(quotas, default=None)
@@ -180,7 +180,7 @@ def _read_all(path: str) -> list[str]:
         return []
 
 
-def _read(path: str, size: int = 64) -> bytes:
+def read(path: str, size: int = 64) -> bytes:
     """The first bytes, b"" when unreadable. This is polled, and open() takes twice as long."""
     try:
         descriptor = os.open(path, os.O_RDONLY)

@@ -18,7 +18,7 @@ from collections.abc import Iterator, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from devicekit.container import Cgroup
+from devicekit.container import Cgroup, read
 from devicekit.errors import DeviceUnavailableError
 
 __all__ = ["Host", "current", "use"]
@@ -48,7 +48,7 @@ class Host:
         self.lock = threading.RLock()
         self.memo: dict[str, Any] = {}
         """What the floors above remember about this host."""
-        self.settled: dict[str, Any] = {}
+        self.settled: dict[object, Any] = {}
         """The devices of words that can mean only one; kept here because this is asked in hot loops."""
         self._torch: Any = None
         self._torch_failure: tuple[str, str] | None = None
@@ -198,17 +198,29 @@ class Host:
     def memory(self) -> tuple[int, int, str] | None:
         """Total and available bytes of the host or of the container's limit, whichever is tighter, and who said so.
 
-        None without psutil. It sees the host only (giampaolo/psutil#1011), so the cgroup is asked as well.
+        None where neither ``/proc/meminfo`` nor psutil can be asked. Both see the host only (giampaolo/psutil#1011), so
+        the cgroup is asked as well.
         """
-        psutil = self.module("psutil")
-        if psutil is None:
-            return None
-        memory = psutil.virtual_memory()
-        total, available = int(memory.total), int(memory.available)
+        host = self._meminfo() if self.platform == "linux" else None
+        if host is None:
+            psutil = self.module("psutil")
+            if psutil is None:
+                return None
+            memory = psutil.virtual_memory()
+            host = int(memory.total), int(memory.available), "psutil (the host)"
+        total, available, source = host
         limit = self.cgroup().memory_limit(total)
         if limit is None:
-            return total, available, "psutil (the host)"
+            return total, available, source
         return limit.limit, min(available, limit.available), limit.source
+
+    def _meminfo(self) -> tuple[int, int, str] | None:
+        """The kernel's own figures, from its first three lines: psutil reads all fifty, and takes twice as long."""
+        text = read(f"{self.root}/proc/meminfo", 256)
+        total, available = (
+            int(text.partition(name)[2].partition(b"kB")[0] or 0) * 1024 for name in (b"MemTotal:", b"MemAvailable:")
+        )
+        return (total, available, "/proc/meminfo (the host)") if 0 < available <= total else None
 
     def read_text(self, path: str) -> str | None:
         """A small file of the operating system such as ``/sys/...``; None where it cannot be read."""

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from devicekit import placement, reporting, rng
+from devicekit import placement, rng
 from devicekit.resolve import Decision, resolver, warn
 from devicekit.values import MemoryStats, RngState
 
@@ -168,6 +168,8 @@ class DeviceManager:
     # -- telling ---------------------------------------------------------------------------------
     def report(self) -> dict[str, Any]:
         """A JSON-able summary for a health page or a log: device, dtype, backend, warning, memory, versions."""
+        from devicekit import reporting  # importlib.metadata behind it takes 20 ms
+
         return {
             "device": str(self.device),
             "backend": self.backend,

@@ -17,7 +17,7 @@ def place(backend: Backend, x: Any, device: Any, dtype: Any = None) -> Any:
         return _place_dict(backend, x, device, dtype)
     if isinstance(x, (list, tuple)) and not hasattr(x, "to"):  # torch's PackedSequence is a tuple with its own `to`
         return _place_sequence(backend, x, device, dtype)
-    if dataclasses.is_dataclass(x) and not isinstance(x, type) and not callable(getattr(x, "to", None)):
+    if hasattr(type(x), "__dataclass_fields__") and not callable(getattr(x, "to", None)):
         return _place_fields(backend, x, device, dtype)
     return backend.put(x, device, dtype)
 

@@ -25,7 +25,7 @@ GROUP = "devicekit.backends"
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Row:
     """One backend, before it is imported."""
 

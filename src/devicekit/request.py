@@ -128,7 +128,8 @@ def environment_reader(env: Mapping[str, str], names: tuple[str, ...]) -> Any:
     table, encode = getattr(env, "_data", None), getattr(env, "encodekey", None)
     if isinstance(table, dict) and callable(encode):
         get, keys = table.get, tuple(encode(name) for name in names)
-        return lambda: tuple([get(key) for key in keys])
+        unset, none_set = (None,) * len(keys), table.keys().isdisjoint
+        return lambda: unset if none_set(keys) else tuple(map(get, keys))
     return lambda: tuple([env.get(name) for name in names])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import numbers
 import sys
 import warnings
 from dataclasses import dataclass, replace
@@ -55,6 +56,8 @@ class Resolver(Probes):
         super().__init__(host, probe_seconds)
         self._decisions: dict[Any, Decision] = {}
         self._told: set[str] = set()
+        self._words = words_of(self.rows)
+        self._automatic = [row for row in self.rows if row.automatic]
         self._environment = environment_reader(host.env, (*PINS, "LOCAL_RANK"))
         self._saved: tuple[str | None] | None = None
 
@@ -78,7 +81,7 @@ class Resolver(Probes):
 
     def _parse(self, value: object, source: str) -> Request:
         try:
-            return parse(value, source, words_of(self.rows))
+            return parse(value, source, self._words)
         except DeviceKitError:
             # The word may be what torch calls a third party's device; only its class knows, so it is loaded now.
             plugins = [row for row in self.rows if row.origin != "devicekit"]
@@ -126,11 +129,10 @@ class Resolver(Probes):
 
     def _wanted(self, request: Request) -> list[Row]:
         """The rows that a request can mean, best first."""
-        automatic = [row for row in self.rows if row.automatic]
         if request.word == AUTO:
-            return automatic
+            return self._automatic
         if request.word == GPU:
-            return [row for row in automatic if self.backend(row).accelerator]
+            return [row for row in self._automatic if self.backend(row).accelerator]
         named = [row for row in self.rows if request.word in (row.name, *row.also)]
         alike = [row for row in self.rows if self.backend(row).device_type == request.word]
         return list(dict.fromkeys(named + alike))
@@ -220,7 +222,11 @@ class Resolver(Probes):
         decision = self.decide(preferred, strict=strict)
         if decision.warning is not None:
             warn(decision.warning)
-        elif type(preferred) is str and decision.request.source == "argument" and _is_settled(decision):
+        elif (
+            decision.request.source == "argument"
+            and _is_settled(decision)
+            and not isinstance(preferred, numbers.Number)
+        ):
             self.host.settled[preferred] = decision.device
         return decision.device
 
@@ -318,13 +324,17 @@ def resolve_device(preferred_device: object = None, *, strict: bool = False) -> 
         UnknownDeviceError: the word, or the pin, is no device.
         DeviceUnavailableError: only with ``strict``.
     """
-    if type(preferred_device) is str:
-        settled = _host._current.settled.get(preferred_device)
-        if settled is not None:
-            return settled  # type: ignore[no-any-return]
-    here = resolver()
-    quick = preferred_device is None and not strict
-    return here.automatic() if quick else here.named(preferred_device, strict)  # type: ignore[no-any-return]
+    where = _host._current
+    if preferred_device is None:
+        here = where.memo.get("resolver") or resolver()
+        return here.named(None, strict) if strict else here.automatic()  # type: ignore[no-any-return]
+    try:
+        settled = where.settled.get(preferred_device)  # whole numbers are never kept: 1 == True == 1.0
+    except TypeError:  # what has no hash is no device; parse() says so
+        settled = None
+    if settled is not None:
+        return settled  # type: ignore[no-any-return]
+    return resolver().named(preferred_device, strict)  # type: ignore[no-any-return]
 
 
 def explain(preferred_device: object = None) -> Explanation:

@@ -38,6 +38,7 @@ def test_the_dtype_is_what_the_processor_computes_itself(
     with simulated_machine("cpu", processor=processor, cpu=flags):
         assert dk.DeviceManager().dtype is dtype
         assert _verdict().devices[0].bfloat16 is (dtype is torch.bfloat16)
+        assert _verdict().devices[0].integrated
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,13 @@ def _machine(*cards: Card, architectures: tuple[str, ...] = CUDA_BUILD.architect
         ("sm_87", ("sm_80", "sm_86"), False),  # torch's exception: Orin runs neither
         ("sm_90", ("sm_80", "sm_86"), False),
         ("sm_120", ("sm_90", "compute_90"), True),  # PTX is compiled on the spot for anything as new
+        ("sm_90", ("compute_90",), True),
         ("sm_86", ("compute_90",), False),
+        (
+            "sm_89",
+            ("sm_88",),
+            True,
+        ),  # a code that torch's table does not know warns there, and is read by the same rule
         ("sm_121", ("sm_120",), True),
         ("sm_103", ("sm_100",), True),
         ("sm_101", ("sm_100",), False),
@@ -78,7 +84,14 @@ def test_the_fix_depends_on_the_processor() -> None:
 
 
 @pytest.mark.parametrize(
-    ("card", "runs", "other"), [("sm_61", True, ""), ("sm_120", False, "a newer"), ("sm_37", False, "an older")]
+    ("card", "runs", "other"),
+    [
+        ("sm_61", True, ""),
+        ("sm_60", True, ""),
+        ("sm_89", True, ""),
+        ("sm_120", False, "a newer"),
+        ("sm_37", False, "an"),
+    ],
 )
 def test_torch_before_2_9_has_no_table(card: str, runs: bool, other: str) -> None:
     """There the rule is the same major and no older minor, and the way out is the right direction in time."""
@@ -185,8 +198,9 @@ def test_a_driver_without_a_gpu() -> None:
     """The driver is there, and shows nothing."""
     with simulated_machine(cuda=0):
         assert _verdict().reason == "no NVIDIA GPU is here"
-    with simulated_machine(cuda=0, modules=("numpy",)):
+    with simulated_machine(cuda=0, modules=("numpy",)) as host:
         assert _verdict().reason == "the NVIDIA driver shows no GPU"
+        assert host.torch().cuda._asked_in is None
 
 
 # -- builds ----------------------------------------------------------------------------------------
@@ -337,6 +351,7 @@ def test_mixed_cards_are_not_told_apart_without_an_order() -> None:
     cards = Card("Slow", "8GiB", "sm_75"), Card("Fast", "24GiB", "sm_90")
     with simulated_machine(_machine(*cards)) as host:
         devices = _verdict().devices
+        assert len(devices) == 2
         assert all("CUDA_DEVICE_ORDER=PCI_BUS_ID" in d.name and d.free_memory is None for d in devices)
         assert host.torch().cuda.get_device_name(0) == "Fast"
     with simulated_machine(_machine(*cards), env={"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}) as host:
@@ -395,10 +410,10 @@ def test_a_process_on_one_gpu_makes_no_context_on_another() -> None:
     with simulated_machine("two-gpus") as host:
         dm = dk.DeviceManager("cuda:1")
         tensor = dm.to(torch.ones(10))
-        dm.empty_cache()
-        dm.synchronize()
-        dm.memory_stats()
-        assert host.torch().cuda._contexts == {1}
+        for ask in (dm.empty_cache, dm.synchronize, dm.memory_stats):
+            host.torch().cuda._contexts.clear()
+            ask()
+            assert host.torch().cuda._contexts == {1}
         assert host.torch().cuda._current == 0
         del tensor
 
@@ -464,6 +479,10 @@ def test_the_dtype_is_native_and_safe(name: str, architecture: str, dtype: torch
     with simulated_machine(_machine(Card(name, "8GiB", architecture), build=build)) as host:
         assert dk.DeviceManager("cuda", strict=True).dtype is dtype
         assert host.torch().cuda.is_bf16_supported() is True
+        (before,) = _verdict().devices
+        started = dk.DeviceManager("cuda")._backend.describe(0)
+    assert before.bfloat16 is started.bfloat16 is (dtype is torch.bfloat16)
+    assert before.total_memory == started.total_memory == 8 << 30
 
 
 def test_memory_is_counted_and_runs_out() -> None:
@@ -484,10 +503,25 @@ def test_memory_is_counted_and_runs_out() -> None:
         assert (dm.memory_stats().peak, dm.memory_stats().reserved) == (0, 0)
 
 
+def test_the_generator_and_the_random_state_are_the_devices() -> None:
+    """A generator says where it is; the state of the chosen GPU's own generator is taken and brought back."""
+    with simulated_machine("two-gpus") as host:
+        dm = dk.DeviceManager("cuda:1")
+        assert (str(dm.create_generator(3).device), dm.create_generator(3).initial_seed()) == ("cuda:1", 3)
+        host.torch().cuda.manual_seed_all(1)
+        before = dm.rng_state()
+        host.torch().cuda.manual_seed_all(2)
+        dm.set_rng_state(before)
+        assert torch.equal(host.torch().cuda.get_rng_state(1), before.device)
+        assert not torch.equal(host.torch().cuda.get_rng_state(0), before.device)
+
+
 def test_unified_memory_that_nvml_does_not_know() -> None:
     """A GB10 answers "not supported" to NVML: unknown, not zero, and still usable."""
     card = Card("NVIDIA GB10", "120GiB", "sm_121", free="40GiB", integrated=True)
-    with simulated_machine(_machine(card), host_memory="120GiB", host_free="90GiB"):
+    with simulated_machine(_machine(card), host_memory="128GiB", host_free="125GiB"):
+        assert dk.DeviceManager().memory_stats().available == 120 << 30
+    with simulated_machine(_machine(card), host_memory="128GiB", host_free="90GiB"):
         (device,) = _verdict().devices
         stats = dk.DeviceManager().memory_stats()
     assert (device.total_memory, device.free_memory, device.usable) == (None, None, True)

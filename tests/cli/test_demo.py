@@ -23,6 +23,8 @@ from devicekit import host as _host  # noqa: E402  # below the skips, as all tha
 from devicekit.demo import embedding  # noqa: E402
 from devicekit.manager import DeviceManager  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 SENTENCES = [
     "A cat is sleeping on the sofa.",
     "The kitten naps on the couch.",

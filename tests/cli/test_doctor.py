@@ -24,6 +24,8 @@ from devicekit.request import CHOICE_FILE
 from devicekit.testing import MACHINES, Faults, simulated_machine
 from tests.cli.calling import SRC, Ran, run, run_on
 
+pytestmark = pytest.mark.slow
+
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 UPDATE = "DEVICEKIT_UPDATE_SNAPSHOTS"
 

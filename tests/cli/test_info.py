@@ -14,6 +14,8 @@ from devicekit.cli import output
 from devicekit.testing import MACHINES, Faults
 from tests.cli.calling import SRC, run_on
 
+pytestmark = pytest.mark.slow
+
 
 def test_json_is_one_document_with_stable_keys() -> None:
     """`info --json` prints one document, with the same keys on every machine."""

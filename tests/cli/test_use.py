@@ -13,6 +13,8 @@ from devicekit.request import CHOICE_FILE
 from devicekit.testing import FakeHost, simulated_machine
 from tests.cli.calling import run, run_process
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def laptop() -> Iterator[FakeHost]:

@@ -29,22 +29,25 @@ class CpuLike(Backend):
         if host is None:
             return MemoryStats(unified=True, source="psutil is not installed: pip install psutil")
         total, available, source = host
-        memory = self._own_process().memory_info()
+        process = self._own_process()
+        memory = None if process is None else process.memory_info()
         return MemoryStats(
             total=total,
             available=available,
-            allocated=int(memory.rss),
+            allocated=None if memory is None else int(memory.rss),
             reserved=None,
             peak=_peak(memory),
             unified=True,
             source=source,
         )
 
-    def _own_process(self) -> Any:
-        """Kept, because making it costs more than asking it; made anew after a fork."""
-        pid = os.getpid()
+    def _own_process(self) -> Any | None:
+        """Kept, because making it costs more than asking it; made anew after a fork. None without psutil."""
+        psutil, pid = self.host.module("psutil"), os.getpid()
+        if psutil is None:
+            return None
         if self._process is None or self._process[0] != pid:
-            self._process = (pid, self.host.import_module("psutil").Process())
+            self._process = (pid, psutil.Process())
         return self._process[1]
 
     def empty_cache(self, index: int = 0) -> None:
@@ -56,7 +59,7 @@ class CpuLike(Backend):
                 trim(0)
 
 
-def _peak(memory: Any) -> int | None:
+def _peak(memory: Any | None) -> int | None:
     """The highest resident set of this process in bytes; Windows tells it in the same call."""
     windows = getattr(memory, "peak_wset", None)
     if windows is not None:
@@ -66,4 +69,6 @@ def _peak(memory: Any) -> int | None:
 
     highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     peak = highest if sys.platform == "darwin" else highest * 1024  # bytes there, KiB elsewhere (getrusage(2))
-    return max(peak, int(memory.rss))  # the kernel adds up its counters less often than it hands out pages
+    return (
+        max(peak, int(memory.rss)) if memory is not None else peak
+    )  # the kernel adds up its counters less often than it hands out pages

@@ -147,7 +147,9 @@ class FakeHost(Host):
 
     def library(self, name: str) -> bool:
         """Only the CUDA driver's library is looked for."""
-        return self.simulated.driver is not None and name in ("libcuda.so.1", "nvcuda.dll")
+        return self.simulated.driver is not None and name == (
+            "nvcuda.dll" if self.platform == "win32" else "libcuda.so.1"
+        )
 
     def entry_points(self, group: str) -> Sequence[Any]:
         """The machine's; where it tells nothing of torch's own group, torch_npu's if that is installed."""
