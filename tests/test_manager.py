@@ -158,6 +158,28 @@ def _resolve_in_child(queue: Any) -> None:
     queue.put(str(dk.resolve_device()))
 
 
+def _ask_again(queue: Any) -> None:
+    queue.put([str(dk.resolve_device("cuda:0")), dk.explain("cuda:0").warning])
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork")
+def test_a_forked_child_asks_anew() -> None:
+    """The parent may use CUDA, the child that was forked after it had started may not, and is told so."""
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    with simulated_machine(cuda=1, memory="24GiB", architecture="sm_86") as host:
+        assert str(dk.resolve_device("cuda:0")) == "cuda:0"
+        host.torch().cuda.init()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            child = context.Process(target=_ask_again, args=(queue,))
+            child.start()
+        device, warning = queue.get(timeout=30)
+        child.join(30)
+    assert device == "cpu"
+    assert "before this process was forked" in warning
+
+
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork")
 def test_a_fork_while_another_thread_decides_does_not_hang() -> None:
     """The lock of the deciding thread is not inherited by the child."""

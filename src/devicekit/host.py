@@ -175,6 +175,20 @@ class Host:
             return False
         return True
 
+    def library_number(self, library: str, function: str) -> int | None:
+        """The number that a library's function ``int f(int *)`` gives; None without one, or where it reports an error.
+
+        Only for functions that start nothing: a driver's version, not its devices.
+        """
+        import ctypes
+
+        number = ctypes.c_int(0)
+        try:
+            failed = getattr(ctypes.CDLL(library), function)(ctypes.byref(number))
+        except (OSError, AttributeError):
+            return None
+        return None if failed else int(number.value)
+
     def entry_points(self, group: str) -> Sequence[Any]:
         """What installed packages declare under this group (``importlib.metadata.EntryPoint``)."""
         import importlib.metadata
@@ -283,13 +297,15 @@ def compiled_accelerator(torch: Any) -> str | None:
 _current: Host = Host()
 
 
-def _renew_lock() -> None:
-    _current.lock = threading.RLock()
+def _begin_anew() -> None:
+    _current.lock = threading.RLock()  # another thread may have held it, and nobody would release it here
+    _current.memo.clear()
+    _current.settled.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    # Another thread may hold the lock at the moment of the fork; in the child nobody would ever release it.
-    os.register_at_fork(after_in_child=_renew_lock)
+    # What the parent may use, a forked child may not: a runtime that was started before the fork is lost to it.
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 def current() -> Host:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import devicekit as dk
 from devicekit.backends import _visible
+from devicekit.host import use
 from devicekit.testing import MACHINES, Build, Card, FakeHost, Machine, simulated_machine
 from devicekit.testing.machines import CUDA_BUILD, WITH_NVML
 
@@ -141,9 +142,25 @@ def test_a_driver_with_an_older_minor_is_new_enough() -> None:
         assert _verdict().usable
 
 
+@pytest.mark.parametrize("nvml", [True, False])
+def test_a_driver_that_is_too_old_is_told_without_pynvml(nvml: bool) -> None:
+    """libcuda knows its own version before it is started; torch's count of GPUs would not notice."""
+    with simulated_machine("cuda-old-driver", nvml=nvml, modules=("numpy",)) as host:
+        assert "it supports CUDA 12.4" in _verdict().reason
+        assert host.torch().cuda._asked_in is None
+
+
+class _HostOfASilentDriver(FakeHost):
+    """A libcuda that does not tell its version."""
+
+    def library_number(self, library: str, function: str) -> int | None:
+        return None
+
+
 def test_without_nvml_the_runtimes_own_words_are_the_reason() -> None:
-    """A driver that is too old and has no NVML warns when it is counted; nobody is interrupted by the warning."""
-    with simulated_machine("cuda-old-driver", nvml=False, modules=("numpy",)), warnings.catch_warnings():
+    """A driver that is too old and tells nothing warns when it is counted; nobody is interrupted by the warning."""
+    machine = replace(MACHINES["cuda-old-driver"], nvml=False, modules=("numpy",))
+    with use(_HostOfASilentDriver(machine)), warnings.catch_warnings():
         warnings.simplefilter("error")
         verdict = _verdict()
     assert verdict.reason.startswith("The NVIDIA driver on your system is too old (found version 12040).")

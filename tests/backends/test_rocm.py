@@ -136,6 +136,15 @@ def test_the_masks_stack(masks: dict[str, str], visible: str) -> None:
     assert visible or "VISIBLE_DEVICES" in verdict.fix
 
 
+def test_more_gpus_than_are_left_are_refused() -> None:
+    """More entries in HIP_VISIBLE_DEVICES than ROCR_VISIBLE_DEVICES leaves: torch refuses that, so it is a no."""
+    masks = {"ROCR_VISIBLE_DEVICES": "1", "HIP_VISIBLE_DEVICES": "0,1"}
+    with simulated_machine(_machine(*FOUR), env=masks):
+        verdict = _verdict()
+    assert verdict.reason == "HIP_VISIBLE_DEVICES names 2 GPUs, of which ROCR_VISIBLE_DEVICES leaves 1"
+    assert "applied first" in verdict.fix
+
+
 # -- the kernel's table ------------------------------------------------------------------------------
 def test_the_gpu_with_the_most_free_memory_is_taken() -> None:
     """The display driver's files tell it without a runtime."""

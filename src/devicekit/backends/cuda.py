@@ -75,7 +75,7 @@ class CudaBackend(CudaLike):
         with _nvml.session(nvml) as started:
             if not started:
                 return None
-            too_old = self._driver_too_old(nvml)
+            too_old = self._driver_too_old(int(nvml.nvmlSystemGetCudaDriverVersion_v2()))
             if too_old is not None:
                 return too_old
             cards = _nvml.cards(nvml)
@@ -88,9 +88,8 @@ class CudaBackend(CudaLike):
         known = self._order_is_known(cards, mask)
         return Availability.yes(self._info(i, card, known) for i, card in enumerate(visible))
 
-    def _driver_too_old(self, nvml: Any) -> Availability | None:
-        """CUDA's minor versions are compatible, its majors are not (CUDA Compatibility guide, NVIDIA)."""
-        supports = int(nvml.nvmlSystemGetCudaDriverVersion_v2())
+    def _driver_too_old(self, supports: int) -> Availability | None:
+        """CUDA's minors are compatible, its majors are not (CUDA Compatibility guide, NVIDIA); 12040 means 12.4."""
         built = str(self.torch.version.cuda)
         if supports // 1000 >= int(built.partition(".")[0]):
             return None
@@ -139,8 +138,13 @@ class CudaBackend(CudaLike):
         """What can be known without pynvml: torch's own NVML count, else the CUDA runtime itself."""
         count = self._count_by_nvml()
         told = ""
+        driver = "libcuda.so.1" if self.host.platform != "win32" else "nvcuda.dll"
+        supports = self.host.library_number(driver, "cuDriverGetVersion")  # needs no cuInit, so it starts nothing
+        too_old = self._driver_too_old(supports) if supports else None
+        if too_old is not None:
+            return too_old
         if count < 0:
-            if not self.host.library("libcuda.so.1" if self.host.platform != "win32" else "nvcuda.dll"):
+            if not self.host.library(driver):
                 return Availability.no("no NVIDIA driver is here: libcuda cannot be loaded", NO_DRIVER_FIX)
             # A driver without NVML (Jetson, some containers): only the runtime can tell, at the price of the fork.
             count, told = self._count_by_runtime()

@@ -126,8 +126,6 @@ def _explain(failure: str) -> Availability:
         return Availability.no(f"{lost}: CANN is not installed, or its environment is not set", CANN_FIX)
     if "ASCEND_" in failure:
         return Availability.no(f"CANN's environment is incomplete: {failure}", CANN_FIX)
-    if "aborts the process" in failure:
-        return Availability.no(failure, "install the CPU build of torch of the same version")
     return Availability.no(f"{PLUGIN} is installed, but cannot be loaded: {failure}", "devicekit doctor; " + CANN_FIX)
 
 

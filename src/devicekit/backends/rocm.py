@@ -16,6 +16,7 @@ from devicekit.backends._cudalike import FORK_FIX, FORKED, CudaLike
 from devicekit.host import compiled_accelerator
 from devicekit.values import Availability, DeviceInfo
 
+MASKS_FIX = "ROCR_VISIBLE_DEVICES is applied first, HIP_VISIBLE_DEVICES within it"
 TOPOLOGY = "/sys/class/kfd/kfd/topology/nodes"
 
 # Matrix or dot instructions for bfloat16: MI100 and later, RDNA3 and later (AMD's ISA guides). RDNA1 and RDNA2 have
@@ -66,12 +67,18 @@ class RocmBackend(CudaLike):
                 "no AMD GPU is here: the amdgpu kernel driver shows no compute node",
                 "install the amdgpu driver; in a container add --device=/dev/kfd --device=/dev/dri",
             )
+        masks = dict(self._masks())
+        if {"ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"} <= masks.keys():
+            first, second = (len(mask.split(",")) for mask in masks.values())
+            if second > first:  # torch refuses it as well: torch/cuda/__init__.py, _parse_visible_devices
+                told = f"HIP_VISIBLE_DEVICES names {second} GPUs, of which ROCR_VISIBLE_DEVICES leaves {first}"
+                return Availability.no(told, MASKS_FIX)
         visible = list(range(len(nodes)))
         for name, mask in self._masks():
             kept = _visible.select(mask, [nodes[i].get("uuid") for i in visible])
             if not kept:
                 told = f"{name}={mask!r} matches none of the {len(visible)} GPUs that are left to it"
-                return Availability.no(told, "ROCR_VISIBLE_DEVICES is applied first, HIP_VISIBLE_DEVICES within it")
+                return Availability.no(told, MASKS_FIX)
             visible = [visible[i] for i in kept]
         return Availability.yes(self._info(i, nodes[node]) for i, node in enumerate(visible))
 

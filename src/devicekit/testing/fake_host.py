@@ -151,6 +151,13 @@ class FakeHost(Host):
             "nvcuda.dll" if self.platform == "win32" else "libcuda.so.1"
         )
 
+    def library_number(self, library: str, function: str) -> int | None:
+        """Only the CUDA driver's version is asked for."""
+        if self.simulated.driver is None or function != "cuDriverGetVersion" or not self.library(library):
+            return None
+        major, _, minor = self.simulated.driver.partition(".")
+        return int(major) * 1000 + int(minor or 0) * 10
+
     def entry_points(self, group: str) -> Sequence[Any]:
         """The machine's; where it tells nothing of torch's own group, torch_npu's if that is installed."""
         with_npu = group == "torch.backends" and "torch_npu" in self.simulated.modules
