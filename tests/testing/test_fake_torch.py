@@ -23,6 +23,11 @@ from devicekit.testing.fake_runtime import FakeRuntime
 from devicekit.testing.fake_xpu import FakeXpu
 from devicekit.testing.machines import CUDA_BUILD, accelerated
 
+# Torch 2.9 and later know which code runs on which card; the fakes show what the newest torch has.
+of_a_newer_torch = pytest.mark.skipif(
+    not hasattr(torch.cuda, "_code_compatible_with_device"), reason="this torch is older than what is compared"
+)
+
 
 def _fake(machine: str | Machine, **changes: Any) -> FakeTorch:
     return FakeTorch(replace(MACHINES[machine] if isinstance(machine, str) else machine, **changes), torch)
@@ -35,6 +40,7 @@ def _npu(machine: str | Machine = "ascend") -> FakeTorch:
 
 
 # -- no drift --------------------------------------------------------------------------------------
+@of_a_newer_torch
 @pytest.mark.parametrize(
     ("fake", "real"),
     [(FakeCuda, torch.cuda), (FakeXpu, torch.xpu), (FakeMps, torch.mps), (FakeMpsBackend, torch.backends.mps)],
@@ -50,6 +56,7 @@ def test_the_fakes_have_no_name_that_torch_has_not(fake: type, real: Any) -> Non
             assert set(ours) <= set(inspect.signature(getattr(real, name)).parameters), name
 
 
+@of_a_newer_torch
 def test_the_rest_is_the_real_torch() -> None:
     """dtypes, tensors, modules and torch's own tables fall through."""
     fake = _fake("two-gpus")
@@ -62,6 +69,7 @@ def test_the_rest_is_the_real_torch() -> None:
         fake.no_such_name  # noqa: B018
 
 
+@of_a_newer_torch
 @pytest.mark.parametrize("path", ["cuda._code_compatible_with_device", "cpu.get_capabilities", "backends.mps.get_name"])
 def test_an_older_torch_lacks_what_came_later(path: str) -> None:
     """Code for older releases is run on a torch that looks older."""
@@ -175,6 +183,7 @@ def test_a_driver_that_is_too_old_warns_once() -> None:
     assert fake.cuda.device_count() == 1  # NVML does not know better
 
 
+@of_a_newer_torch
 def test_starting_on_a_gpu_without_kernels_only_warns() -> None:
     """is_available() stays True, and the first kernel raises."""
     fake = _fake("cuda-old-gpu")
@@ -387,6 +396,7 @@ def test_events_measure_the_hosts_time() -> None:
 
 
 # -- the CPU ---------------------------------------------------------------------------------------
+@of_a_newer_torch
 def test_the_processors_flags_are_the_machines() -> None:
     """Every flag of its kind is there, True or False, with the architecture; this machine's own do not show."""
     told = _fake("cpu", cpu=("avx2", "amx_bf16")).cpu.get_capabilities()

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from devicekit.testing.device_memory import DeviceMemory, in_words, round_up
 from devicekit.testing.machines import Card, Machine
-from devicekit.testing.simulated_npu.memory import DeviceMemory, _in_words, _round_up
 
 __all__ = ["CardMemory"]
 
@@ -40,7 +40,7 @@ class CardMemory(DeviceMemory):
 
     def require(self, size: int) -> None:
         """Raise what the vendor's allocator raises when ``size`` more bytes do not fit, or are too many at once."""
-        size = _round_up(size, 512)
+        size = round_up(size, 512)
         too_many = self._oom_at is not None and size >= self._oom_at
         if size and (too_many or self.allocated.current + size > self._limit):
             self.ooms += 1
@@ -58,7 +58,7 @@ class CardMemory(DeviceMemory):
         return moved
 
     def _error(self, size: int) -> RuntimeError:
-        vendor, words = self.card.vendor, _in_words
+        vendor, words = self.card.vendor, in_words
         if vendor == "apple":  # torch has no class for it (facts read from its 2.13 library: none is referenced)
             return RuntimeError(
                 f"MPS backend out of memory (MPS allocated: {words(self.allocated.current)}, other allocations: "

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from devicekit.testing.simulated_npu.memory import DeviceMemory
+from devicekit.testing.device_memory import DeviceMemory
 
 if TYPE_CHECKING:
     from devicekit.testing.simulated_npu.settings import Settings

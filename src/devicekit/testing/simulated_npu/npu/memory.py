@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from devicekit.testing.device_memory import DeviceMemory
 from devicekit.testing.simulated_npu.machine import device_index, machine
-from devicekit.testing.simulated_npu.memory import DeviceMemory
 
 __all__ = [
     "empty_cache",

@@ -1,4 +1,4 @@
-"""The memory of the simulated device: it counts the storages that are really alive.
+"""The memory of a simulated device: it counts the storages that are really alive.
 
 Every figure is in bytes. Sizes are rounded up to 512 bytes and reserved in segments of 2 MiB, as
 the caching allocators of CUDA and NPU do; fragmentation is not simulated.
@@ -13,17 +13,18 @@ from typing import Any
 
 import torch
 
-__all__ = ["DeviceMemory", "Figure"]
+__all__ = ["DeviceMemory", "Figure", "in_words", "round_up"]
 
 _BLOCK = 512
 _SEGMENT = 2 << 20
 
 
-def _round_up(size: int, step: int) -> int:
+def round_up(size: int, step: int) -> int:
+    """The next multiple of ``step``, or ``size`` where it is one."""
     return -(-size // step) * step
 
 
-def _in_words(size: int) -> str:
+def in_words(size: int) -> str:
     """Write a size as torch_npu's allocator does: ``1.50 GiB``."""
     for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
         if size >= unit:
@@ -86,7 +87,7 @@ class DeviceMemory:
         Raises torch.OutOfMemoryError when it does not fit.
         """
         key = storage._cdata
-        size = _round_up(storage.nbytes(), _BLOCK)
+        size = round_up(storage.nbytes(), _BLOCK)
         with self._lock:
             before = self._sizes.get(key)
             if before == size:
@@ -101,7 +102,7 @@ class DeviceMemory:
 
     def require(self, size: int) -> None:
         """Raise torch.OutOfMemoryError when ``size`` more bytes do not fit."""
-        size = _round_up(size, _BLOCK)
+        size = round_up(size, _BLOCK)
         if self.allocated.current + size > self._limit:
             self.ooms += 1
             raise torch.OutOfMemoryError(self._out_of_memory(size))
@@ -146,7 +147,7 @@ class DeviceMemory:
         return int(self.total * self.fraction)
 
     def _segments(self) -> int:
-        return min(_round_up(self.allocated.current, _SEGMENT), self.total)
+        return min(round_up(self.allocated.current, _SEGMENT), self.total)
 
     def _count(self, difference: int) -> None:
         self.allocated.move(difference)
@@ -159,11 +160,11 @@ class DeviceMemory:
 
     def _out_of_memory(self, size: int) -> str:
         # Word by word as in NPUCachingAllocator.cpp at 9e73e708 (no blank before "If").
-        allocated = _in_words(self.allocated.current)
+        allocated = in_words(self.allocated.current)
         return (
-            f"NPU out of memory. Tried to allocate {_in_words(size)} ({self._device_name}; "
-            f"{_in_words(self.total)} total capacity; {allocated} already allocated; "
-            f"{allocated} current active; {_in_words(self.free)} free; "
-            f"{_in_words(self.reserved.current)} reserved in total by PyTorch).If reserved memory "
+            f"NPU out of memory. Tried to allocate {in_words(size)} ({self._device_name}; "
+            f"{in_words(self.total)} total capacity; {allocated} already allocated; "
+            f"{allocated} current active; {in_words(self.free)} free; "
+            f"{in_words(self.reserved.current)} reserved in total by PyTorch).If reserved memory "
             "is >> allocated memory try setting max_split_size_mb to avoid fragmentation."
         )
