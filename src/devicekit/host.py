@@ -107,14 +107,14 @@ class Host:
             return importlib.import_module("torch")
         # torch would load the plugins itself, and one that is broken would break `import torch` for good.
         # So torch is imported without them, and then each is loaded as torch would, but guarded.
-        with self._autoload_off():
+        with self.autoload_off():
             torch = importlib.import_module("torch")
             for plugin in plugins:
                 self._load_plugin(plugin, torch)
         return torch
 
     @contextlib.contextmanager
-    def _autoload_off(self) -> Iterator[None]:
+    def autoload_off(self) -> Iterator[None]:
         """Torch's own switch, off for the moment and then as it was; torch_npu leaves it changed when it fails."""
         before = self.env.get(AUTOLOAD)
         self.env[AUTOLOAD] = "0"

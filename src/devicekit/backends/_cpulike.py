@@ -70,6 +70,6 @@ def _peak(memory: Any | None) -> int | None:
 
     highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     peak = highest if sys.platform == "darwin" else highest * 1024  # bytes there, KiB elsewhere (getrusage(2))
-    return (
-        max(peak, int(memory.rss)) if memory is not None else peak
-    )  # the kernel adds up its counters less often than it hands out pages
+    if memory is None:
+        return peak
+    return max(peak, int(memory.rss))  # the kernel adds up its counters less often than it hands out pages

@@ -67,17 +67,14 @@ class NpuBackend(CudaLike):
 
     def _load_plugin(self) -> str | None:
         """Import torch_npu, as torch does when it starts; the reason where that fails."""
-        name = "TORCH_DEVICE_BACKEND_AUTOLOAD"
-        before = self.host.env.get(name)
         try:
-            with contextlib.redirect_stdout(io.StringIO()):  # warns on stdout about ASCEND_HOME_PATH
+            # It warns on stdout about ASCEND_HOME_PATH, and leaves torch's switch at "0" for children when it fails.
+            with self.host.autoload_off(), contextlib.redirect_stdout(io.StringIO()):
                 self.host.import_module(PLUGIN)
         except (Exception, SystemExit) as exc:
             failure = f"{type(exc).__name__}: {exc}"
             self.host.plugin_failures[PLUGIN] = failure
             return failure
-        finally:
-            _restore(self.host.env, name, before)  # a failed import leaves it at "0" for all children
         return None
 
     def _no_device(self, mask: str | None) -> Availability:
@@ -127,10 +124,3 @@ def _explain(failure: str) -> Availability:
     if "ASCEND_" in failure:
         return Availability.no(f"CANN's environment is incomplete: {failure}", CANN_FIX)
     return Availability.no(f"{PLUGIN} is installed, but cannot be loaded: {failure}", "devicekit doctor; " + CANN_FIX)
-
-
-def _restore(env: Any, name: str, before: str | None) -> None:
-    if before is None:
-        env.pop(name, None)
-    else:
-        env[name] = before

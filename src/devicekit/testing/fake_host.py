@@ -99,7 +99,7 @@ class FakeHost(Host):
 
         torch = self._fake_torch = FakeTorch(machine, _here.torch(), env=self.env)
         if self.env.get(AUTOLOAD, "1") == "1":
-            with self._autoload_off():
+            with self.autoload_off():
                 for plugin in self.entry_points("torch.backends"):
                     self._load_plugin(plugin, torch)
         return torch
