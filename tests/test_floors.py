@@ -16,18 +16,18 @@ SRC = Path(devicekit.__file__).parent
 # Lowest first. A file imports only from floors below its own; the files of one room may see each other where said.
 FLOORS: list[set[str]] = [
     {"errors", "values", "container"},
-    {"host"},
+    {"host", "staging"},
     {"backend"},
     {"backends", "registry"},
     {"request", "probing"},
     {"resolve"},
-    {"placement", "rng", "reporting", "testing"},
+    {"placement", "rng", "reporting", "testing", "weights"},
     {"manager", "isolation"},
     {"demo"},
     {"cli"},
     {"__init__", "__main__"},
 ]
-ONE_ROOM = {"backends", "testing", "isolation", "cli", "demo"}
+ONE_ROOM = {"backends", "testing", "isolation", "cli", "demo", "weights"}
 # The registry says the backends' names as text; reporting says the package's version, which __init__ holds.
 ALLOWED = {("registry", "backend"), ("reporting", "__init__"), ("cli", "__init__"), ("testing", "manager")}
 

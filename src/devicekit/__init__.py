@@ -28,7 +28,16 @@ if TYPE_CHECKING:
     from devicekit.manager import DeviceManager
     from devicekit.reporting import info
     from devicekit.resolve import available_backends, explain, resolve_device
-    from devicekit.values import Availability, DeviceInfo, Explanation, MemoryStats, RngState, Verdict
+    from devicekit.values import (
+        Availability,
+        DeviceInfo,
+        Explanation,
+        LoadResult,
+        MemoryStats,
+        RngState,
+        Verdict,
+        Weights,
+    )
 
 __version__ = "0.1.0"
 
@@ -41,10 +50,12 @@ _HOME = {
     "DeviceManager": "manager",
     "DeviceUnavailableError": "errors",
     "Explanation": "values",
+    "LoadResult": "values",
     "MemoryStats": "values",
     "RngState": "values",
     "UnknownDeviceError": "errors",
     "Verdict": "values",
+    "Weights": "values",
     "WeightsError": "errors",
     "available_backends": "resolve",
     "explain": "resolve",
@@ -61,10 +72,12 @@ __all__ = [
     "DeviceManager",
     "DeviceUnavailableError",
     "Explanation",
+    "LoadResult",
     "MemoryStats",
     "RngState",
     "UnknownDeviceError",
     "Verdict",
+    "Weights",
     "WeightsError",
     "available_backends",
     "explain",

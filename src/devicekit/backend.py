@@ -34,6 +34,7 @@ from typing import Any, ClassVar
 
 from devicekit.errors import DeviceKitError
 from devicekit.host import Host
+from devicekit.staging import Staging
 from devicekit.values import Availability, DeviceInfo, MemoryStats
 
 __all__ = ["Backend", "seeded", "whole_seed"]
@@ -154,7 +155,7 @@ class Backend(ABC):
 
     def move_object(self, x: Any, device: Any, dtype: Any) -> Any:
         """Have a module or a pipeline move itself, through its own ``to``."""
-        named = {} if dtype is None else {"dtype": self._narrow(dtype)}
+        named = {} if dtype is None else {"dtype": self.narrow(dtype)}
         try:
             moved = x.to(device=device, **named)
         except TypeError as exc:
@@ -164,7 +165,7 @@ class Backend(ABC):
 
     def _put_tensor(self, x: Any, device: Any, dtype: Any) -> Any:
         wanted = dtype if dtype is not None and x.is_floating_point() else x.dtype
-        return self.move(x, device, wanted if self.storable(wanted) is wanted else self._narrow(wanted))
+        return self.move(x, device, wanted if self.storable(wanted) is wanted else self.narrow(wanted))
 
     def _put_array(self, x: Any, device: Any, dtype: Any) -> Any:
         # A read-only array would make torch warn about undefined behaviour; a copy is safe.
@@ -177,18 +178,28 @@ class Backend(ABC):
         def cast(t: Any) -> Any:
             if dtype is not None and t.is_floating_point():
                 return t
-            return t.to(self._narrow(t.dtype))
+            return t.to(self.narrow(t.dtype))
 
         tensors = [*module.parameters(), *module.buffers()]
         if any(self.storable(t.dtype) is not t.dtype for t in tensors):
             module._apply(cast)
 
-    def _narrow(self, dtype: Any) -> Any:
+    def narrow(self, dtype: Any) -> Any:
+        """``storable``, with one warning where that is another dtype."""
         stored = self.storable(dtype)
         if stored is not dtype and dtype not in self._told:
             self._told.add(dtype)
             warnings.warn(f"{self.name} has no {dtype}: {stored} is used instead", stacklevel=2)
         return stored
+
+    # -- loading -------------------------------------------------------------------------------
+    def allocate(self, count: int, dtype: Any, device: Any) -> Any:
+        """A flat tensor of so many elements on the device, its contents undefined."""
+        return self.torch.empty(count, dtype=dtype, device=device)
+
+    def staging(self, device: Any, nbytes: int) -> Staging:
+        """A way for bytes from the host onto the device, in buffers of this size; one for each thread that loads."""
+        return Staging(self.torch, nbytes)
 
     # -- random numbers ------------------------------------------------------------------------
     def draw_normal(self, shape: Sequence[int], seed: int | None, device: Any, dtype: Any) -> Any:

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from devicekit import placement, rng
 from devicekit.resolve import Decision, resolver, warn
-from devicekit.values import MemoryStats, RngState
+from devicekit.values import LoadResult, MemoryStats, RngState, Weights
 
 if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+    from typing import BinaryIO, TypeAlias
+
     import torch
+
+    from devicekit.weights.progress import Progress
+    from devicekit.weights.selection import Keys, Rename
+
+    Checkpoint: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | bytes | BinaryIO
+    Wanted: TypeAlias = torch.dtype | Callable[[str, torch.dtype], torch.dtype | None] | None
 
 __all__ = ["DeviceManager"]
 
@@ -100,6 +110,86 @@ class DeviceManager:
             DeviceKitError: an object has a ``to`` method that takes no device, or ``dtype`` is no dtype.
         """
         return placement.place(self._backend, x, self.device, self._backend.as_dtype(dtype))
+
+    # -- weights ---------------------------------------------------------------------------------
+    @overload
+    def load_safetensors(
+        self,
+        path: Checkpoint,
+        *,
+        dtype: Wanted = None,
+        into: None = None,
+        copy: bool = False,
+        strict: bool = True,
+        keys: Keys = None,
+        rename: Rename = None,
+        workers: int | None = None,
+        progress: Progress = None,
+    ) -> Weights: ...
+    @overload
+    def load_safetensors(
+        self,
+        path: Checkpoint,
+        *,
+        into: torch.nn.Module,
+        dtype: Wanted = None,
+        copy: bool = False,
+        strict: bool = True,
+        keys: Keys = None,
+        rename: Rename = None,
+        workers: int | None = None,
+        progress: Progress = None,
+    ) -> LoadResult: ...
+    def load_safetensors(
+        self,
+        path: Checkpoint,
+        *,
+        dtype: Wanted = None,
+        into: torch.nn.Module | None = None,
+        copy: bool = False,
+        strict: bool = True,
+        keys: Keys = None,
+        rename: Rename = None,
+        workers: int | None = None,
+        progress: Progress = None,
+    ) -> Weights | LoadResult:
+        """Bring weights onto this device: as a dict of tensors, or straight into a module.
+
+        At no time is more memory used than the result takes and 64 MiB. On the CPU a tensor that keeps its dtype is a
+        view of the mapped file: it costs nothing until it is touched, writing to it does not reach the file, and if
+        somebody overwrites the file in place it changes too (shortened, it ends the process with SIGBUS when touched;
+        files that are replaced by renaming are safe). ``copy=True`` reads it into memory of its own.
+
+        Args:
+            path: a ``.safetensors`` file, an index of shards, a folder that holds either, a list of files, bytes, or a
+                binary file that is open.
+            dtype: for the floating-point tensors; by default as in the file, or as in ``into``. Or a function of a
+                tensor's name and its dtype in the file, which gives a dtype or None.
+            into: a module to fill, in place where device and dtype are right; its parameters stay the same objects.
+                What is on the meta device gets memory. All of the module is on this device afterwards.
+            copy: own the memory; with False it may be a view of the mapped file.
+            strict: with ``into``, raise when names are missing or unexpected. With ``keys`` it is about the part.
+            keys: load a part: a glob pattern such as ``"*.lora_A.*"``, several, or a predicate of the name.
+            rename: new names: a dict or a function of the name.
+            workers: threads that read; by default one for each usable CPU, and 8 at most. 1 suits a disk that is slow
+                with several readers.
+            progress: called with bytes done and bytes in all, by one thread at a time; True: a bar on stderr; False:
+                nothing. By default a bar where a person watches and it takes more than a second.
+
+        Returns:
+            A dict with ``.metadata``; or with ``into`` what was missing and unexpected. Tied tensors that
+            ``save_safetensors`` or safetensors' ``save_model`` wrote once have all their names again.
+
+        Raises:
+            WeightsError: a file is missing, broken, hostile, does not fit, or shrinks while it is read. It names the
+                file and the tensor. ``into`` is untouched then, or the error says what was filled.
+        """
+        from devicekit.weights import loading, module  # what only loading needs costs a tenth of this package's import
+
+        loader = loading.Loader(self._backend, self.device, dtype=dtype, copy=copy, workers=workers, progress=progress)
+        if into is None:
+            return loading.load(loader, path, keys=keys, rename=rename)
+        return module.load_into(loader, into, path, strict=strict, keys=keys, rename=rename)
 
     # -- random numbers ------------------------------------------------------------------------
     def create_generator(self, seed: int | None = None) -> torch.Generator:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Availability", "DeviceInfo", "Explanation", "MemoryStats", "RngState", "Verdict"]
+__all__ = ["Availability", "DeviceInfo", "Explanation", "LoadResult", "MemoryStats", "RngState", "Verdict", "Weights"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,3 +155,34 @@ class RngState:
     device: Any = None
     """This device's generator; None where the device draws from one of the others."""
     device_type: str = "cpu"
+
+
+class Weights(dict[str, Any]):
+    """Tensors by name, as they were loaded."""
+
+    def __init__(self, tensors: Mapping[str, Any], *, metadata: Mapping[str, str]) -> None:
+        super().__init__(tensors)
+        self.metadata: dict[str, str] = dict(metadata)
+        """What the files' ``__metadata__`` says: texts by name, such as ``{"format": "pt"}``."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # dict's own would call this class without its metadata.
+        return _weights, (dict(self), self.metadata)
+
+
+def _weights(tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> Weights:
+    return Weights(tensors, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadResult:
+    """What loading weights into a module came to, in torch's words (``load_state_dict``)."""
+
+    missing_keys: tuple[str, ...]
+    """Of the module, and not in the file: they hold what they held before."""
+    unexpected_keys: tuple[str, ...]
+    """Of the file, and not in the module: they were not loaded."""
+    meta_keys: tuple[str, ...]
+    """Of the module, and still on the meta device: they have no values yet."""
+    metadata: Mapping[str, str]
+    """What the files' ``__metadata__`` says."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from devicekit.backend import Backend, seeded
+from devicekit.staging import Staging, StreamStaging
 from devicekit.values import MemoryStats
 
 
@@ -86,6 +87,10 @@ class CudaLike(Backend):
     def set_rng_state(self, state: Any, index: int = 0) -> None:
         """Bring that state back."""
         self.runtime.set_rng_state(state, self.device(index))
+
+    def staging(self, device: Any, nbytes: int) -> Staging:
+        """Pinned buffers and a stream of their own."""
+        return StreamStaging(self.torch, nbytes, self.runtime, device)
 
     def forked(self) -> bool:
         """This process was forked from one that had started the runtime, so it can never use the device."""

@@ -47,6 +47,15 @@ class SimulatedMoves(Backend):
         with TensorMoves(place, lambda tensor, into: self.move(tensor, device, into)):
             return super().move_object(x, place, dtype)
 
+    def allocate(self, count: int, dtype: Any, device: Any) -> Any:
+        """Counted memory on the CPU."""
+        memory = self.torch._start(device)
+        made = self.torch.empty(count, dtype=dtype, device="cpu")
+        if memory is not None:
+            memory.require(made.nbytes)
+            memory.take(made.untyped_storage())
+        return made
+
     def verify(self, index: int = 0) -> None:
         """The backend's own, where the build has kernels for the card."""
         self.torch._launch(self.device(index))

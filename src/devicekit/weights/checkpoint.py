@@ -1,0 +1,176 @@
+"""Find the tensors of a checkpoint: one file, a shard index, a folder, several files, bytes or an open file."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from devicekit.errors import WeightsError
+from devicekit.weights.header import Entry, read_header, shown
+from devicekit.weights.source import FileSource, MemorySource, Source, opened
+
+__all__ = ["Checkpoint", "Stored", "opened_checkpoint"]
+
+INDEX = ".safetensors.index.json"
+LONGEST_INDEX = 100_000_000
+"""Bytes; the same bound as a header's."""
+
+
+class Stored(NamedTuple):
+    """A tensor in a file."""
+
+    source: Source
+    entry: Entry
+
+
+class Checkpoint(NamedTuple):
+    """All tensors by name, in the files' order."""
+
+    label: str
+    tensors: dict[str, Stored]
+    metadata: dict[str, str]
+    """Of all files together; where two differ, the first one's."""
+
+
+@contextlib.contextmanager
+def opened_checkpoint(path: Any) -> Iterator[Checkpoint]:
+    """The checkpoint with its files open.
+
+    Raises:
+        WeightsError: nothing is there, it cannot be read, or it is not what it claims to be.
+    """
+    with contextlib.ExitStack() as stack:
+        if isinstance(path, bytes | bytearray | memoryview):
+            yield _joined("<bytes>", [MemorySource(path)], stack)
+        elif hasattr(path, "read"):
+            source = opened(path)
+            yield _joined(source.label, [source], stack)
+        elif isinstance(path, str | os.PathLike):
+            yield _at(Path(path), stack)
+        elif isinstance(path, Sequence):
+            paths = [Path(each) for each in path]
+            if not paths:
+                raise WeightsError("No weights to load.", why="the list of files is empty")
+            yield _joined(f"{paths[0]} and {len(paths) - 1} more", _files(paths), stack)
+        else:
+            what = f"Weights cannot be loaded from a {type(path).__name__}."
+            raise WeightsError(what, try_="a path, a list of paths, bytes, or a file opened with 'rb'")
+
+
+def _at(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
+    if path.is_dir():
+        path = _in_folder(path)
+    if path.name.endswith(".json"):
+        return _indexed(path, stack)
+    return _joined(str(path), _files([path]), stack)
+
+
+def _files(paths: Sequence[Path]) -> Iterator[Source]:
+    return (FileSource(str(path)) for path in paths)
+
+
+def _joined(label: str, sources: Any, stack: contextlib.ExitStack) -> Checkpoint:
+    """All tensors of all these files; a name may be in one of them only."""
+    tensors: dict[str, Stored] = {}
+    metadata: dict[str, str] = {}
+    for source in sources:
+        stack.callback(source.close)
+        header = read_header(source)
+        metadata = {**header.metadata, **metadata}
+        for name, entry in header.entries.items():
+            if name in tensors:
+                why = f"{shown(name)} is in {tensors[name].source.label} and in {source.label}"
+                raise WeightsError(f"{label} cannot be loaded.", why=why, try_="load the files one by one")
+            tensors[name] = Stored(source, entry)
+    return Checkpoint(label, tensors, metadata)
+
+
+# -- folders -------------------------------------------------------------------------------------
+def _in_folder(folder: Path) -> Path:
+    """What is meant by a folder, in the order in which transformers looks."""
+    try:
+        names = sorted(each.name for each in folder.iterdir())
+    except OSError as exc:
+        raise WeightsError(f"{folder} cannot be read.", why=exc.strerror or str(exc)) from exc
+    if "model.safetensors" in names:
+        return _inside(folder, "model.safetensors")
+    for kind, found in (
+        ("indices of shards", [name for name in names if name.endswith(INDEX)]),
+        ("files of weights", [name for name in names if name.endswith(".safetensors")]),
+    ):
+        if len(found) == 1:
+            return _inside(folder, found[0])
+        if found:
+            why = f"it holds several {kind}: {', '.join(found[:6])}{', ...' if len(found) > 6 else ''}"
+            raise WeightsError(
+                f"{folder} does not say which weights are meant.", why=why, try_="name the file or files"
+            )
+    raise WeightsError(f"{folder} holds no weights.", why=f"no name there ends in .safetensors or {INDEX}")
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """The path of a file that an index or a folder names, if it lies in the folder.
+
+    The name comes with the download, so it must not reach other files of this machine: not by ``..``, not by an
+    absolute path, not by a link. One kind of link leaves the folder rightly: the hub's cache keeps the files of
+    ``snapshots/REVISION`` in ``blobs`` beside ``snapshots``.
+    """
+    base = Path(os.path.realpath(folder))
+    roots = [base, *(parent.parent / "blobs" for parent in (base, *base.parents) if parent.name == "snapshots")]
+    if name and "\0" not in name and not Path(name).is_absolute() and ".." not in Path(name).parts:
+        real = Path(os.path.realpath(folder / name))
+        if any(real.is_relative_to(root) for root in roots):
+            return folder / name
+    raise WeightsError(f"{folder} cannot be trusted.", why=f"it names {shown(name)}, which lies outside of the folder")
+
+
+# -- the index of shards -------------------------------------------------------------------------
+def _indexed(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
+    places = _weight_map(path)
+    shards = {name: _inside(path.parent, name) for name in dict.fromkeys(places.values())}
+    held: dict[str, dict[str, Stored]] = {}
+    metadata: dict[str, str] = {}
+    for name, path_of_shard in shards.items():
+        found = _joined(str(path_of_shard), _files([path_of_shard]), stack)
+        held[name] = found.tensors
+        metadata = {**found.metadata, **metadata}
+    lost = [(name, shard) for name, shard in places.items() if name not in held[shard]]
+    if lost:
+        name, shard = lost[0]
+        why = f"it says that {shown(name)} is in {shard}, which holds no such tensor" + _and_more(len(lost))
+        raise WeightsError(f"{path} does not agree with its shards.", why=why, try_="download all of it again")
+    return Checkpoint(str(path), {name: held[shard][name] for name, shard in places.items()}, metadata)
+
+
+def _and_more(count: int) -> str:
+    return f"; {count - 1} more are lost like that" if count > 1 else ""
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    source = FileSource(str(path))
+    try:
+        if source.size > LONGEST_INDEX:
+            raise _no_index(path, f"it has {source.size} bytes; more than {LONGEST_INDEX} is refused")
+        raw = source.read(0, source.size)
+    finally:
+        source.close()
+    try:
+        described = json.loads(raw.decode("utf-8"))
+        places = described["weight_map"]
+    except RecursionError:
+        raise _no_index(path, "it nests too deeply") from None
+    except KeyError:
+        raise _no_index(path, "it has no weight_map") from None
+    except (ValueError, TypeError) as exc:
+        raise _no_index(path, f"it is not JSON with a weight_map: {exc}") from None
+    if not isinstance(places, dict) or not all(isinstance(shard, str) for shard in places.values()):
+        raise _no_index(path, "its weight_map is not a map of names to files")
+    return places
+
+
+def _no_index(path: Path, why: str) -> WeightsError:
+    return WeightsError(f"{path} cannot be read as an index of shards.", why=why, try_="download it again")

@@ -1,0 +1,238 @@
+"""``load_safetensors``: from names in files to tensors on a device, each byte moved once at most.
+
+On the host a tensor that keeps its dtype is cut out of the mapped file: nothing is read until it is touched. All others
+get memory of their own, which is filled in place. On a device all memory is made first, so that what does not fit fails
+before anything is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from devicekit.backend import Backend
+from devicekit.container import usable_cpus
+from devicekit.errors import WeightsError
+from devicekit.values import Weights
+from devicekit.weights.arrays import Arrays, NumpyArrays, TorchArrays
+from devicekit.weights.checkpoint import opened_checkpoint
+from devicekit.weights.header import shown
+from devicekit.weights.progress import Progress, following
+from devicekit.weights.reading import (
+    PIECE,
+    Filler,
+    HostFiller,
+    Part,
+    Piece,
+    Request,
+    StagedFiller,
+    fill,
+    neighbours,
+    pieces,
+)
+from devicekit.weights.selection import Keys, Rename, Wanted, aliases, requests, selected
+
+__all__ = ["Loader", "load", "shape_of"]
+
+MOST_WORKERS = 8
+"""Threads, without ``workers``: more than memory needs to be busy."""
+SMALL = 64 << 10
+"""Bytes of a tensor that gets its memory together with its neighbours."""
+
+
+Plan: TypeAlias = Callable[[], Iterator[Piece]]
+"""Pieces, made when their turn comes: a large checkpoint has very many."""
+
+
+@dataclass
+class Work:
+    """What is to be read."""
+
+    parts: list[Plan] = field(default_factory=list)
+    total: int = 0
+    """Bytes of the files."""
+
+
+class Loader:
+    """Brings requests into memory: what is the same for a dict and for a module."""
+
+    def __init__(
+        self, backend: Backend, device: Any, *, dtype: Any = None, copy: bool, workers: int | None, progress: Progress
+    ) -> None:
+        self.backend = backend
+        self.device = device
+        self.arrays: Arrays = TorchArrays(backend.torch) if backend.needs_torch else NumpyArrays(backend.host)
+        self.dtype = dtype
+        self._copy = copy
+        self._workers = _checked_workers(workers)
+        self._progress = progress
+
+    # -- dtypes ------------------------------------------------------------------------------------
+    def wanted(self) -> Wanted:
+        """``dtype=`` as a question about each tensor, with what the device can store."""
+        chosen = self.dtype if callable(self.dtype) and not isinstance(self.dtype, type) else None
+        fixed = None if chosen is not None else self._floating(self.dtype)
+
+        def answer(name: str, stored: Any) -> Any:
+            asked = fixed if chosen is None else self._floating(chosen(name, stored))
+            return self.backend.narrow(stored if asked is None else asked)
+
+        return answer
+
+    def _floating(self, dtype: Any) -> Any:
+        made = self.backend.as_dtype(dtype)
+        if made is None or self.arrays.is_floating(made):
+            return made
+        raise WeightsError(
+            f"Weights cannot be cast to {made}.",
+            why="dtype= is for floating-point tensors, which would lose what they hold; others keep theirs",
+        )
+
+    def holds(self, tensor: Any) -> bool:
+        """The tensor lies on the device already; a device of which there is only one has no number."""
+        there, here = tensor.device, self.device
+        return there.type == here.type and here.index in (None, there.index)
+
+    # -- memory ------------------------------------------------------------------------------------
+    def mapped(self, request: Request) -> Any | None:
+        """The tensor over the pages of its file, where that is possible and wanted."""
+        if self.backend.accelerator or self._copy or request.wanted != request.dtype:
+            return None
+        source, entry = request.stored.source, request.stored.entry
+        if entry.nbytes == 0 or entry.begin % request.dtype.itemsize:
+            return None  # not every instruction takes numbers that lie across their own boundaries
+        pages = source.mapped()
+        if pages is None:
+            return None
+        count = entry.nbytes // request.dtype.itemsize
+        return self.arrays.cut(pages, request.dtype, entry.begin, shape_of(request), count)
+
+    def prepare(self, waiting: Iterable[Request]) -> tuple[dict[str, Any], Work]:
+        """Tensors of their own for these requests, by name, and what is to be read into them."""
+        made: dict[str, Any] = {}
+        work = Work()
+        for group in neighbours(waiting):
+            work.total += sum(request.stored.entry.nbytes for request in group)
+            work.parts += self._with_memory(group, made)
+        return made, work
+
+    def bring(self, waiting: Iterable[Request]) -> dict[str, Any]:
+        """Tensors of their own for these requests, filled, by name."""
+        made, work = self.prepare(waiting)
+        self.read(work)
+        return made
+
+    def into(self, placed: Sequence[Request]) -> None:
+        """Fill memory that is there already."""
+        parts: list[Plan] = [functools.partial(pieces, group) for group in neighbours(placed)]
+        self.read(Work(parts, sum(request.stored.entry.nbytes for request in placed)))
+
+    def _with_memory(self, group: list[Request], made: dict[str, Any]) -> list[Plan]:
+        if not self.backend.accelerator and len(group) > 1 and max(r.stored.entry.nbytes for r in group) <= SMALL:
+            return [self._together(group, made)]
+        placed = [request._replace(flat=self._empty(request)) for request in group]
+        made.update({request.name: request.flat.reshape(shape_of(request)) for request in placed})
+        if self.backend.accelerator:
+            return [functools.partial(pieces, placed)]
+        return [functools.partial(pieces, [request]) for request in placed]
+
+    def _empty(self, request: Request) -> Any:
+        count = request.stored.entry.nbytes // request.dtype.itemsize
+        if self.backend.accelerator:
+            return self.backend.allocate(count, request.wanted, self.device)
+        return self.arrays.empty(count, request.wanted)
+
+    def _together(self, group: list[Request], made: dict[str, Any]) -> Plan:
+        """One block for many small tensors, each with a storage of its own over its part."""
+        first = group[0]
+        size, wide = sum(request.stored.entry.nbytes for request in group), first.wanted.itemsize
+        length = size // first.dtype.itemsize
+        block = bytearray(length * wide)
+        at = 0
+        for request in group:
+            count = request.stored.entry.nbytes // request.dtype.itemsize
+            shape = shape_of(request)
+            made[request.name] = (
+                self.arrays.cut(block, request.wanted, at * wide, shape, count)
+                if count
+                else self.arrays.empty(0, request.wanted).reshape(shape)
+            )
+            at += count
+        if length == 0:
+            return lambda: iter(())
+        whole = Part(self.arrays.cut(block, first.wanted, 0, (length,), length), 0, length)
+        begin = first.stored.entry.begin
+        return lambda: iter([Piece(first.name, first.stored.source, begin, size, first.dtype, (whole,))])
+
+    # -- reading -----------------------------------------------------------------------------------
+    def read(self, work: Work) -> None:
+        """Do it."""
+        queued = itertools.chain.from_iterable(plan() for plan in work.parts)
+        crew = [self._filler() for _ in range(min(self._workers, -(-work.total // PIECE)) or 1)]
+        with following(self._progress, work.total) as tell:
+            fill(queued, crew, self.arrays, tell)
+
+    def _filler(self) -> Filler:
+        if self.backend.accelerator:
+            return StagedFiller(self.arrays, self.backend.staging(self.device, PIECE))
+        return HostFiller(self.arrays)
+
+
+def shape_of(request: Request) -> tuple[int, ...]:
+    """In elements of the framework's dtype: torch holds two numbers of four bits in one."""
+    shape, packed = request.stored.entry.shape, request.stored.entry.format.packed
+    return shape if packed == 1 else (*shape[:-1], shape[-1] // packed)
+
+
+def _checked_workers(workers: int | None) -> int:
+    if workers is None:
+        return min(usable_cpus(), MOST_WORKERS)
+    if type(workers) is int and workers >= 1:
+        return workers
+    raise WeightsError(f"Weights cannot be loaded by {workers!r} threads.", why="workers= is a whole number from 1 on")
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[Callable[[], None]]:
+    """No garbage collection until the end, or until the function it gives is called.
+
+    Names and shapes of 10,000 tensors are enough new objects to start a full one, which looks at all that importing
+    torch has left and finds nothing: it took 110 of 190 ms. Not for the reading itself, which may take minutes.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+
+    def over() -> None:
+        if was_on:
+            gc.enable()
+
+    try:
+        yield over
+    finally:
+        over()
+
+
+def load(loader: Loader, path: Any, *, keys: Keys = None, rename: Rename = None) -> Weights:
+    """A checkpoint as a dict of tensors on the device.
+
+    Raises:
+        WeightsError: it cannot be read, or is not what it claims to be.
+    """
+    with uncollected() as planned, opened_checkpoint(path) as found, loader.arrays.plain():
+        wishes = requests(selected(found, keys, rename), loader.arrays, loader.wanted())
+        tensors = {name: loader.mapped(request) for name, request in wishes.items()}
+        made, work = loader.prepare(wishes[name] for name, tensor in tensors.items() if tensor is None)
+        planned()
+        loader.read(work)
+        tensors.update(made)
+        for alias, kept in aliases(found, keys, rename).items():
+            if alias in tensors:
+                why = f"{shown(alias)} is the name of a tensor and the second name of {shown(kept)}"
+                raise WeightsError(f"{found.label} cannot be loaded.", why=why, try_="another rename=")
+            tensors[alias] = tensors[kept]
+        return Weights(tensors, metadata=found.metadata)

@@ -1,0 +1,229 @@
+"""Read tensors into memory that was made for them, by several threads that take pieces from one queue.
+
+Large tensors are read in pieces, runs of small ones that lie behind each other at once. The pieces are handed out in
+the order of the file, so that a cold file is read from front to back. Nothing but these pieces is ever held twice.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from devicekit.errors import WeightsError
+from devicekit.staging import Staging
+from devicekit.weights.arrays import Arrays
+from devicekit.weights.checkpoint import Stored
+from devicekit.weights.header import shown
+from devicekit.weights.source import Source
+
+__all__ = ["PIECE", "Filler", "HostFiller", "Part", "Piece", "Request", "StagedFiller", "fill", "neighbours", "pieces"]
+
+PIECE = 4 << 20
+"""Bytes read at once: they stay in the cache between reading and casting, and the queue is asked seldom."""
+
+
+class Request(NamedTuple):
+    """A tensor that is wanted in memory."""
+
+    name: str
+    stored: Stored
+    dtype: Any
+    """Of the file, in the framework's words."""
+    wanted: Any
+    """Of the result."""
+    flat: Any = None
+    """Where it goes; None: memory is still to be made."""
+
+
+class Part(NamedTuple):
+    """A stretch of a flat tensor, and which elements of the piece go there."""
+
+    target: Any
+    begin: int
+    length: int
+
+
+class Piece(NamedTuple):
+    """Bytes that are read at once."""
+
+    name: str
+    """Of its first tensor."""
+    source: Source
+    offset: int
+    nbytes: int
+    dtype: Any
+    parts: Sequence[Part]
+
+
+def neighbours(requests: Iterable[Request]) -> Iterator[list[Request]]:
+    """Requests in the order of the files; those that lie behind each other and are alike, together up to one piece."""
+    waiting = list(requests)
+    order = {source: i for i, source in enumerate(dict.fromkeys(each.stored.source for each in waiting))}
+    waiting.sort(key=lambda each: (order[each.stored.source], each.stored.entry.begin))
+    group: list[Request] = []
+    size = 0
+    for request in waiting:
+        nbytes = request.stored.entry.nbytes
+        if group and (size + nbytes > PIECE or not _joins(group[-1], request)):
+            yield group
+            group, size = [], 0
+        group.append(request)
+        size += nbytes
+    if group:
+        yield group
+
+
+def _joins(before: Request, after: Request) -> bool:
+    first, second = before.stored, after.stored
+    alike = first.source is second.source and before.dtype == after.dtype and before.wanted == after.wanted
+    return alike and first.entry.begin + first.entry.nbytes == second.entry.begin
+
+
+def pieces(group: Sequence[Request]) -> Iterator[Piece]:
+    """How a group of neighbours is read into the memory of each."""
+    if len(group) == 1:
+        return large_pieces(group[0])
+    first, parts, at = group[0], [], 0
+    for request in group:
+        length = request.stored.entry.nbytes // request.dtype.itemsize
+        parts.append(Part(request.flat, at, length))
+        at += length
+    offset, nbytes = first.stored.entry.begin, at * first.dtype.itemsize
+    return iter([Piece(first.name, first.stored.source, offset, nbytes, first.dtype, parts)])
+
+
+def large_pieces(request: Request) -> Iterator[Piece]:
+    """How one tensor is read."""
+    entry, dtype, flat = request.stored.entry, request.dtype, request.flat
+    step, total = PIECE // dtype.itemsize, entry.nbytes // dtype.itemsize
+    for begin in range(0, total, step):
+        length = min(step, total - begin)
+        part = Part(flat if length == total else flat[begin : begin + length], 0, length)
+        offset, nbytes = entry.begin + begin * dtype.itemsize, length * dtype.itemsize
+        yield Piece(request.name, request.stored.source, offset, nbytes, dtype, (part,))
+
+
+# -- the two ways to fill ------------------------------------------------------------------------
+class Filler(Protocol):
+    """Fills pieces, in one thread."""
+
+    def fill(self, piece: Piece) -> None:
+        """Bring it into memory."""
+
+    def finish(self) -> None:
+        """Wait until all that was filled is there."""
+
+
+class HostFiller:
+    """Into the host's memory: read in place, or into a small buffer and cast from there."""
+
+    def __init__(self, arrays: Arrays) -> None:
+        self._arrays = arrays
+        self._buffer: Any = None
+
+    def fill(self, piece: Piece) -> None:
+        """Read, and cast where that is asked for."""
+        arrays = self._arrays
+        target = piece.parts[0].target
+        if len(piece.parts) == 1 and target.dtype == piece.dtype:
+            piece.source.read_into(arrays.bytes_of(target), piece.offset)
+            return
+        if self._buffer is None:
+            self._buffer = bytearray(PIECE)
+        piece.source.read_into(memoryview(self._buffer)[: piece.nbytes], piece.offset)
+        count = piece.nbytes // piece.dtype.itemsize
+        read = arrays.cut(self._buffer, piece.dtype, 0, (count,), count)
+        for part in piece.parts:
+            arrays.cast(part.target, read[part.begin : part.begin + part.length])
+
+    def finish(self) -> None:
+        """It is there."""
+
+
+class StagedFiller:
+    """Onto a device, through staging buffers."""
+
+    def __init__(self, arrays: Arrays, staging: Staging) -> None:
+        self._arrays = arrays
+        self._staging = staging
+
+    def fill(self, piece: Piece) -> None:
+        """Read into a buffer and send its parts on their way."""
+        raw = self._staging.buffer()[: piece.nbytes]
+        piece.source.read_into(self._arrays.bytes_of(raw), piece.offset)
+        read = self._arrays.seen_as(raw, piece.dtype)
+        for part in piece.parts:
+            self._staging.send(part.target, read[part.begin : part.begin + part.length])
+        self._staging.sent()
+
+    def finish(self) -> None:
+        """Wait for the copies."""
+        self._staging.finish()
+
+
+# -- the queue -----------------------------------------------------------------------------------
+class _Queue:
+    """What is still to be read; the first failure ends it for all."""
+
+    def __init__(self, queued: Iterator[Piece], arrays: Arrays, tell: Callable[[int], None]) -> None:
+        self._queued = queued
+        self._arrays = arrays
+        self._tell = tell
+        self._lock = threading.Lock()
+        self.failure: BaseException | None = None
+
+    def work(self, filler: Filler) -> None:
+        """Fill until nothing is left. Whatever goes wrong is kept, for it may happen in any thread."""
+        piece: Piece | None = None
+        done = 0
+        try:
+            with self._arrays.plain():
+                while True:
+                    with self._lock:
+                        if done:
+                            self._tell(done)
+                        piece = None if self.failure else next(self._queued, None)
+                    if piece is None:
+                        break
+                    filler.fill(piece)
+                    done = piece.nbytes
+        except BaseException as exc:
+            with self._lock:
+                self.failure = self.failure or _named(exc, piece)
+        finally:
+            self._finish(filler)
+
+    def _finish(self, filler: Filler) -> None:
+        try:
+            filler.finish()  # also after a failure: the device may still be reading the buffers
+        except BaseException as exc:
+            self.failure = self.failure or exc
+
+
+def _named(exc: BaseException, piece: Piece | None) -> BaseException:
+    """A failure to read says which tensor it hit."""
+    if not isinstance(exc, WeightsError) or piece is None:
+        return exc
+    named = WeightsError(exc.what, why=f"at {shown(piece.name)}: {exc.why}", try_=exc.try_)
+    named.__cause__ = exc.__cause__
+    return named
+
+
+def fill(queued: Iterator[Piece], fillers: Sequence[Filler], arrays: Arrays, tell: Callable[[int], None]) -> None:
+    """Read everything, with one thread for each filler; this thread is the first of them.
+
+    Raises:
+        WeightsError: something cannot be read; which tensors are filled is then unknown.
+    """
+    queue = _Queue(queued, arrays, tell)
+    helpers = [threading.Thread(target=queue.work, args=(filler,), daemon=True) for filler in fillers[1:]]
+    for helper in helpers:
+        helper.start()
+    try:
+        queue.work(fillers[0])
+    finally:
+        for helper in helpers:
+            helper.join()
+    if queue.failure is not None:
+        raise queue.failure
