@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import doctest
 import importlib
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -101,6 +102,17 @@ def _session(path: Path) -> str:
     return "".join(new if old != "\n" else old for new, old in zip(kept, text, strict=True))
 
 
+@contextlib.contextmanager
+def _working_in(folder: Path) -> Iterator[None]:
+    """The files that an example writes lie there; contextlib.chdir came with Python 3.11."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
 WITH_EXAMPLES = [path for path in PAGES if any(">>>" in block for block in _blocks(path, "python"))]
 
 
@@ -110,7 +122,7 @@ def test_examples_run(path: Path, tmp_path: Path) -> None:
     text = "\n".join(line.rstrip() for line in _session(path).splitlines())
     examples = doctest.DocTestParser().get_doctest(text, {}, _name(path), str(path), 0)
     told: list[str] = []
-    with host.use(Untouched(tmp_path)):
+    with host.use(Untouched(tmp_path)), _working_in(tmp_path):
         runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.REPORT_NDIFF)
         failed, tried = runner.run(examples, out=told.append)
     assert tried

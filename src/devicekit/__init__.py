@@ -5,6 +5,7 @@
     dm = dk.DeviceManager()            # the best device that is usable here, or the one that was pinned
     model = dm.to(model, dm.dtype)
     noise = dm.randn((4, 64, 64), seed=0)
+    dm.load_safetensors("model.safetensors", into=model)
     dm.memory_stats().available        # bytes, or None
 
 Importing this package costs nothing: every name is loaded on first use (PEP 562), torch when a torch backend is asked.
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from devicekit.manager import DeviceManager
+    from devicekit.memory import is_out_of_memory
     from devicekit.reporting import info
     from devicekit.resolve import available_backends, explain, resolve_device
     from devicekit.values import (
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
         Verdict,
         Weights,
     )
+    from devicekit.weights.saving import save_safetensors
 
 __version__ = "0.1.0"
 
@@ -60,7 +63,9 @@ _HOME = {
     "available_backends": "resolve",
     "explain": "resolve",
     "info": "reporting",
+    "is_out_of_memory": "memory",
     "resolve_device": "resolve",
+    "save_safetensors": "weights.saving",
 }
 
 __all__ = [
@@ -82,7 +87,9 @@ __all__ = [
     "available_backends",
     "explain",
     "info",
+    "is_out_of_memory",
     "resolve_device",
+    "save_safetensors",
 ]
 
 

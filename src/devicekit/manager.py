@@ -12,7 +12,8 @@ from devicekit.values import LoadResult, MemoryStats, RngState, Weights
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
     from typing import BinaryIO, TypeAlias
 
     import torch
@@ -190,6 +191,20 @@ class DeviceManager:
         if into is None:
             return loading.load(loader, path, keys=keys, rename=rename)
         return module.load_into(loader, into, path, strict=strict, keys=keys, rename=rename)
+
+    def save_safetensors(
+        self,
+        obj: torch.nn.Module | Mapping[str, Any],
+        path: str | os.PathLike[str],
+        *,
+        metadata: Mapping[str, str] | None = None,
+        max_shard_size: int | str | None = None,
+        progress: Progress = None,
+    ) -> Path:
+        """:func:`devicekit.save_safetensors`; it needs no device, and is here beside its other half."""
+        from devicekit.weights import saving
+
+        return saving.save_safetensors(obj, path, metadata=metadata, max_shard_size=max_shard_size, progress=progress)
 
     # -- random numbers ------------------------------------------------------------------------
     def create_generator(self, seed: int | None = None) -> torch.Generator:
