@@ -25,11 +25,12 @@ A vendor's package declares ``[project.entry-points."devicekit.backends"]`` with
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import operator
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from devicekit.errors import DeviceKitError
@@ -200,6 +201,20 @@ class Backend(ABC):
     def staging(self, device: Any, nbytes: int) -> Staging:
         """A way for bytes from the host onto the device, in buffers of this size; one for each thread that loads."""
         return Staging(self.torch, nbytes)
+
+    # -- memory to spare -------------------------------------------------------------------------
+    @contextlib.contextmanager
+    def keeping_free(self, part: float, device: Any, index: int = 0) -> Iterator[None]:
+        """Inside, so much of the device's memory (0 to 1) cannot be had: what needs it runs out of memory."""
+        total = self.memory_stats(index).total if part else 0
+        if total is None:
+            why = f"{self.name} cannot tell how much memory {device} has"
+            raise DeviceKitError("No headroom can be kept here.", why=why, try_="headroom=0")
+        ballast = self.allocate(int(total * part), self.torch.uint8, device) if part else None
+        try:
+            yield
+        finally:
+            del ballast
 
     # -- random numbers ------------------------------------------------------------------------
     def draw_normal(self, shape: Sequence[int], seed: int | None, device: Any, dtype: Any) -> Any:

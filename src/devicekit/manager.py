@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from devicekit.batch import Watch
     from devicekit.weights.progress import Progress
     from devicekit.weights.selection import Keys, Rename
 
@@ -269,6 +270,63 @@ class DeviceManager:
     def reset_peak_memory(self) -> None:
         """Start ``memory_stats().peak`` anew, where the runtime keeps a peak that can be reset."""
         self._backend.reset_peak_memory(self._at)
+
+    @overload
+    def find_batch_size(
+        self,
+        step: Callable[[int], object],
+        *,
+        start: int = 1,
+        limit: int | None = None,
+        headroom: float = 0.0,
+        progress: Watch = None,
+    ) -> int: ...
+    @overload
+    def find_batch_size(
+        self,
+        step: None = None,
+        *,
+        start: int = 1,
+        limit: int | None = None,
+        headroom: float = 0.0,
+        progress: Watch = None,
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]: ...
+    def find_batch_size(
+        self,
+        step: Callable[[int], object] | None = None,
+        *,
+        start: int = 1,
+        limit: int | None = None,
+        headroom: float = 0.0,
+        progress: Watch = None,
+    ) -> Any:
+        """The largest batch size with which ``step`` runs on this device, found by running it.
+
+        Doubles from ``start`` until memory runs out, then halves the distance: about 2 log2(size) attempts. After each
+        one all that it left is dropped and the cache is emptied. Other errors than out of memory pass through.
+
+        Without ``step`` a decorator for a function whose first argument is the size: the first call finds it, then runs
+        the function with it; later calls use it again (``function.batch_size``; set it to None to search anew).
+
+        On the CPU who goes over the container's limit is killed, so there an attempt fails when it comes within 5 % of
+        it (Linux only).
+
+        Args:
+            step: called with a size.
+            start: the first attempt.
+            limit: the largest attempt; 2**20 by default.
+            headroom: the part of the memory that has to stay free, 0 to 1.
+            progress: called after each attempt with the size and whether it fitted; True: lines on stderr; False:
+                nothing. By default lines where a person watches.
+
+        Raises:
+            BatchSizeError: not even 1 fits.
+            DeviceKitError: an argument makes no sense, or headroom cannot be kept on this device.
+        """
+        from devicekit.batch import Finder
+
+        finder = Finder(self._backend, self.device, self._at, start, limit, headroom, progress)
+        return finder.decorate if step is None else finder.largest(step)
 
     # -- telling ---------------------------------------------------------------------------------
     def report(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import errno
 import re
 from collections.abc import Iterator
 
-__all__ = ["is_out_of_memory"]
+__all__ = ["chain", "is_out_of_memory"]
 
 _SAID = re.compile(
     "|".join(
@@ -42,10 +42,10 @@ def is_out_of_memory(exc: BaseException | None) -> bool:
     Errors of torch on every backend, of the vendors' libraries, of NumPy and of Python count, also inside exception
     groups and where a wrapper raised its own error instead. An error that only mentions memory does not.
     """
-    return any(_says_so(each) for each in _chain(exc))
+    return any(_says_so(each) for each in chain(exc))
 
 
-def _chain(exc: BaseException | None) -> Iterator[BaseException]:
+def chain(exc: BaseException | None) -> Iterator[BaseException]:
     """The error, those it was raised from or while handling, and the members of groups; each once."""
     waiting, seen = [exc], set()
     while waiting:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from devicekit.backend import Backend
+from devicekit.container import read
 from devicekit.values import MemoryStats
+
+SPARE = 0.05
+"""Of the host's memory, for what is not counted: page tables, thread stacks, other processes in the container."""
 
 
 class CpuLike(Backend):
@@ -39,6 +45,32 @@ class CpuLike(Backend):
             unified=True,
             source=source,
         )
+
+    @contextlib.contextmanager
+    def keeping_free(self, part: float, device: Any, index: int = 0) -> Iterator[None]:
+        """Inside, an allocation that would come near the host's or the container's limit fails; elsewhere than on Linux
+        nothing is kept.
+
+        Who goes over the limit is killed, and that cannot be caught. So the process's own limit for data is lowered to
+        what is there (setrlimit(2), RLIMIT_DATA: memory that is asked for counts, not only what was touched).
+        """
+        memory = self.host.memory() if self.host.platform == "linux" else None
+        data = _data_size()
+        if memory is None or data is None:
+            yield
+            return
+        import resource  # not on Windows
+
+        total, available, _ = memory
+        room = max(0, available - int(total * max(part, SPARE)))
+        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        wanted = data + room
+        lowered = wanted if soft == resource.RLIM_INFINITY else min(soft, wanted)
+        resource.setrlimit(resource.RLIMIT_DATA, (lowered, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
     def _own_process(self) -> Any | None:
         """Kept, because making it costs more than asking it; made anew after a fork. None without psutil."""
@@ -73,3 +105,9 @@ def _peak(memory: Any | None) -> int | None:
     if memory is None:
         return peak
     return max(peak, int(memory.rss))  # the kernel adds up its counters less often than it hands out pages
+
+
+def _data_size() -> int | None:
+    """Bytes of this process that its limit for data counts; None where nobody says."""
+    found = read("/proc/self/status", 8192).partition(b"VmData:")[2].partition(b"kB")[0].strip()
+    return int(found) * 1024 if found.isdigit() else None
