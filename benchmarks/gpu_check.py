@@ -25,6 +25,9 @@ import devicekit as dk
 from devicekit import host
 from devicekit.resolve import resolver
 
+HEADER = b'{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
+WEIGHTS = len(HEADER).to_bytes(8, "little") + HEADER + bytes(8)
+"""A file of safetensors."""
 CONTEXT = 64 << 20
 """A card that lost this much to one statement was given a context, whatever NVML's list of processes says."""
 STATEMENTS = (
@@ -38,6 +41,9 @@ STATEMENTS = (
     "rt.memory_reserved(0)", "rt.max_memory_allocated(0)", "rt.reset_peak_memory_stats(0)", "rt.empty_cache()",
     "rt.synchronize(0)", "rt.manual_seed(0)", "rt.get_rng_state(0)", "rt.Event(enable_timing=True)",
     "(rt.set_device(last), dk.DeviceManager(f'{place}:{last}').empty_cache())",
+    "rt.Stream(torch.device(place, last))", "rt.current_stream(torch.device(place, last))",
+    "dk.DeviceManager(f'{place}:{last}').load_safetensors(weights)",
+    "dk.DeviceManager(f'{place}:{last}').load_safetensors(weights, dtype=torch.float16)",
 )  # fmt: skip
 
 
@@ -103,7 +109,7 @@ def _observe(statement: str, name: str, count: int) -> dict[str, Any]:
     rt = getattr(torch, place)
     before = _on_card_0(rt)
     try:
-        names = {"dk": dk, "torch": torch, "rt": rt, "place": place, "last": count - 1}
+        names = {"dk": dk, "torch": torch, "rt": rt, "place": place, "last": count - 1, "weights": WEIGHTS}
         outcome = _kind(eval(statement, names))
     except Exception as exc:
         outcome = type(exc).__name__
@@ -127,8 +133,8 @@ def _kind(answer: Any) -> str:
 
 def _on_card_0(rt: Any) -> tuple[set[int], int] | None:
     """The processes and the used bytes on card 0: the fake's own list, or NVML's."""
-    if hasattr(rt, "contexts"):
-        return set(rt.contexts) & {0}, 0
+    if hasattr(rt, "_contexts"):
+        return rt._contexts & {0}, 0
     nvml = host.current().module("pynvml")
     try:
         nvml.nvmlInit()

@@ -7,30 +7,62 @@ it is told to. Buffers are bounded, whatever is loaded.
 from __future__ import annotations
 
 import logging
-from typing import Any
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 __all__ = ["Staging", "StreamStaging"]
 
 log = logging.getLogger("devicekit")
 
+ALONE = 32_704
+"""Elements that torch casts on the calling thread: from at::internal::GRAIN_SIZE (32768) on it starts others."""
+
 
 class Staging:
-    """One buffer in ordinary memory; ``send`` returns when the copy is made."""
+    """One buffer in ordinary memory; ``send`` returns when the copy is made.
+
+    It takes at most twice ``nbytes`` on the host, the second half where something is cast.
+    """
+
+    # Two threads that use torch.mps at once end the process (pytorch/pytorch#197805); reading and casting may overlap.
+    _one_at_a_time = threading.Lock()
 
     def __init__(self, torch: Any, nbytes: int) -> None:
         self.torch = torch
         self.nbytes = nbytes
         self._buffer: Any = None
+        self._cast: Any = None
 
     def buffer(self) -> Any:
         """A flat uint8 tensor on the host, free to be written to until ``sent``."""
         if self._buffer is None:
-            self._buffer = self.torch.empty(self.nbytes, dtype=self.torch.uint8, device="cpu")
+            self._buffer = self._ordinary()
         return self._buffer
+
+    def _ordinary(self) -> Any:
+        return self.torch.empty(self.nbytes, dtype=self.torch.uint8, device="cpu")
 
     def send(self, target: Any, staged: Any) -> None:
         """Copy a flat part of the buffer, seen in the file's dtype, into a flat tensor on the device of any dtype."""
-        target.copy_(staged)
+        if staged.dtype is target.dtype:
+            self._copy(target, staged)
+            return
+        step = self.nbytes // target.dtype.itemsize
+        for into, part in zip(target.split(step), staged.split(step), strict=True):
+            self._copy(into, self._cast_here(part, target.dtype))
+
+    def _copy(self, target: Any, source: Any) -> None:
+        with self._one_at_a_time:
+            target.copy_(source)
+
+    def _cast_here(self, part: Any, dtype: Any) -> Any:
+        if self._cast is None:
+            self._cast = self._ordinary()
+        cast = self._cast[: part.numel() * dtype.itemsize].view(dtype)
+        for into, few in zip(cast.split(ALONE), part.split(ALONE), strict=True):
+            into.copy_(few)
+        return cast
 
     def sent(self) -> None:
         """All that the buffer holds has been given to ``send``."""
@@ -39,83 +71,114 @@ class Staging:
         """Wait until everything has arrived."""
 
 
-class _Slot:
-    """A pinned buffer, a place on the device for what is cast there, and the mark behind the last copy out of it."""
+class _Slot(NamedTuple):
+    """A pinned buffer, and the mark behind the last copy out of it."""
 
-    def __init__(self, memory: Any, arrived: Any) -> None:
-        self.memory = memory
-        self.arrived = arrived
-        self.uncast: Any = None
+    memory: Any
+    arrived: Any
 
 
 class StreamStaging(Staging):
     """Two pinned buffers and a side stream, for a runtime that answers like torch.cuda.
 
-    Made and finished by the thread for whose tensors it works: the copies wait for what its current stream does with
-    their memory before, and ``finish`` has the host wait for the copies, so no tensor needs ``record_stream``.
+    Made by the thread in whose current stream the tensors were made, for their memory may still be in use there; it
+    may be used and finished by another. ``finish`` has the host wait, so no tensor needs ``record_stream``.
 
-    What is narrower or rarer than the three dtypes that every such device computes is cast on the host.
+    The device is the current one in everything that is asked of the runtime: a new thread starts with device 0, which
+    would be given a context of half a GB by events, pinned memory, and by the end of ``stream()`` (set_stream goes
+    back to device 0 with cudaSetDevice; the end of ``device()`` does not).
     """
 
-    def __init__(self, torch: Any, nbytes: int, runtime: Any, device: Any) -> None:
+    def __init__(
+        self, torch: Any, nbytes: int, runtime: Any, device: Any, allocate: Callable[[int, Any, Any], Any]
+    ) -> None:
         super().__init__(torch, nbytes)
         self._runtime = runtime
         self._device = device
-        self._cast_there = {torch.float32, torch.float16, torch.bfloat16}
-        self._stream = runtime.Stream(device)
-        self._stream.wait_stream(runtime.current_stream(device))
+        self._allocate = allocate
         self._slots: list[_Slot] = []
-        self._turn = 0
+        """The one in use is the last, the one that was sent first is the first."""
+        self._most = 2
+        self._uncast: Any = None
+        self._castable: frozenset[Any] | None = None
+        with runtime.device(device):
+            self._stream = runtime.Stream(device)
+            self._stream.wait_stream(runtime.current_stream(device))
 
+    # -- on the host -------------------------------------------------------------------------------
     def buffer(self) -> Any:
-        """The buffer whose copies have arrived, or have to be waited for the shortest time."""
-        if len(self._slots) < 2:
-            self._slots.append(_Slot(self._pinned(), self._runtime.Event()))
-            self._turn = len(self._slots) - 1
-        else:
-            self._turn = 1 - self._turn
-            self._slot.arrived.synchronize()
-        return self._slot.memory
+        """The pinned one that was sent first, after its copies have arrived; without any, ordinary memory."""
+        with self._runtime.device(self._device):
+            if not self._pinned_another() and self._slots:
+                self._slots.append(self._slots.pop(0))
+                self._slots[-1].arrived.synchronize()
+        return self._slots[-1].memory if self._slots else super().buffer()
 
-    @property
-    def _slot(self) -> _Slot:
-        return self._slots[self._turn]
-
-    def _pinned(self) -> Any:
+    def _pinned_another(self) -> bool:
+        if len(self._slots) == self._most:
+            return False
         empty, uint8 = self.torch.empty, self.torch.uint8
         try:
-            with self._runtime.stream(self._stream):  # the device is current, so no other one gets a context
-                return empty(self.nbytes, dtype=uint8, device="cpu", pin_memory=True)
-        except (RuntimeError, NotImplementedError):  # locked memory is limited, and not every runtime has it
+            memory = empty(self.nbytes, dtype=uint8, device="cpu", pin_memory=True)
+        except RuntimeError:  # locked memory is limited, and not every runtime has it
             log.debug("no pinned memory for %s", self._device, exc_info=True)
-            return empty(self.nbytes, dtype=uint8, device="cpu")
+            self._most = len(self._slots)
+            return False
+        self._slots.append(_Slot(memory, self._runtime.Event()))
+        return True
 
+    # -- to the device -----------------------------------------------------------------------------
     def send(self, target: Any, staged: Any) -> None:
-        """Queue the copy; the buffer is read until ``arrived``."""
-        cast = staged.dtype is not target.dtype
-        with self._runtime.stream(self._stream):
-            if cast and staged.dtype not in self._cast_there:
-                target.copy_(staged.to(target.dtype))
-            elif not self._slot.memory.is_pinned(self._device.type):
-                target.copy_(staged)  # only pinned memory may be read later
-            elif cast:
-                self._through_the_device(target, staged)
-            else:
-                target.copy_(staged, non_blocking=True)
+        """Queue the copy, where the buffer is pinned: it is read until ``arrived``."""
+        later = bool(self._slots)
+        with self._runtime.device(self._device):
+            if staged.dtype is target.dtype:
+                with self._runtime.stream(self._stream):
+                    target.copy_(staged, non_blocking=later)
+                return
+            # torch casts a copy between devices on the host first, and then waits for it.
+            uncast = self._room_for(staged, target)
+            with self._runtime.stream(self._stream):
+                if uncast is None:
+                    super().send(target, staged)
+                else:
+                    uncast.copy_(staged, non_blocking=later)
+                    target.copy_(uncast)
 
-    def _through_the_device(self, target: Any, staged: Any) -> None:
-        # torch itself casts a copy between devices on the host first, and then waits for it.
-        slot = self._slot
-        if slot.uncast is None:
-            slot.uncast = self.torch.empty(self.nbytes, dtype=self.torch.uint8, device=self._device)
-        uncast = slot.uncast[: staged.nbytes].view(staged.dtype)
-        uncast.copy_(staged, non_blocking=True)
-        target.copy_(uncast)
+    def _room_for(self, staged: Any, target: Any) -> Any:
+        """A place on the device to cast from; None: it cannot cast this, or is full.
+
+        Not made in the side stream: torch keeps what is freed for the stream that it was made in, in segments of 20
+        MiB, and a device has 32 streams.
+        """
+        if self._castable is None:
+            self._castable = self._what_it_casts()
+        if not {staged.dtype, target.dtype} <= self._castable:
+            return None
+        if self._uncast is None:
+            try:
+                self._uncast = self._allocate(self.nbytes, self.torch.uint8, self._device)
+            except RuntimeError:
+                log.debug("%s has no room for a cast", self._device, exc_info=True)
+                self._castable = frozenset()
+                return None
+            self._stream.wait_stream(self._runtime.current_stream(self._device))
+        return self._uncast[: staged.nbytes].view(staged.dtype)
+
+    def _what_it_casts(self) -> frozenset[Any]:
+        torch = self.torch
+        always = frozenset({torch.float32, torch.float16})
+        return always | {torch.bfloat16} if self._runtime.is_bf16_supported() else always
 
     def sent(self) -> None:
         """Mark the end of this buffer's copies in the stream."""
-        self._slot.arrived.record(self._stream)
+        if self._slots:
+            with self._runtime.device(self._device):
+                self._slots[-1].arrived.record(self._stream)
 
     def finish(self) -> None:
-        """Wait for the stream."""
-        self._stream.synchronize()
+        """Wait for the stream, and let the buffers go."""
+        with self._runtime.device(self._device):
+            self._stream.synchronize()
+        self._slots.clear()
+        self._uncast = None

@@ -90,7 +90,7 @@ class CudaLike(Backend):
 
     def staging(self, device: Any, nbytes: int) -> Staging:
         """Pinned buffers and a stream of their own."""
-        return StreamStaging(self.torch, nbytes, self.runtime, device)
+        return StreamStaging(self.torch, nbytes, self.runtime, device, self.allocate)
 
     def forked(self) -> bool:
         """This process was forked from one that had started the runtime, so it can never use the device."""

@@ -13,7 +13,9 @@ the rest is tested. To test them there as well, hand in a host of :func:`devicek
 
 from __future__ import annotations
 
+import gc
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -158,6 +160,57 @@ class BackendConformance:
         """The verification that doctor runs passes."""
         backend.verify(at.index)
 
+    # -- loading ---------------------------------------------------------------------------------
+    @pytest.mark.parametrize("count", [0, 1, 1000])
+    def test_memory_for_weights_lies_flat_on_the_device(self, backend: Backend, at: DeviceInfo, count: int) -> None:
+        """What is allocated has the length and the dtype that were asked for, and lies where a move puts things."""
+        _needs_torch(backend)
+        device, dtype = backend.device(at.index), backend.torch.float16
+        made = backend.allocate(count, dtype, device)
+        assert (tuple(made.shape), made.dtype, made.is_contiguous()) == ((count,), dtype, True)
+        assert made.device == backend.put(backend.torch.zeros(1), device).device
+
+    @pytest.mark.parametrize("buffers", [0, 1, 2, 7])
+    def test_staged_bytes_arrive(self, backend: Backend, at: DeviceInfo, buffers: int) -> None:
+        """Numbers that go through the same few buffers are all on the device when the staging has finished."""
+        _needs_torch(backend)
+        targets, expected = _stage(backend, at.index, buffers)
+        assert [_numbers(target) for target in targets] == [_numbers(right) for right in expected]
+
+    @pytest.mark.parametrize("wanted", ["float16", "bfloat16", "float32"])
+    @pytest.mark.parametrize("stored", ["float32", "float16", "bfloat16", "float64"])
+    def test_staged_numbers_are_cast(self, backend: Backend, at: DeviceInfo, stored: str, wanted: str) -> None:
+        """A target of another dtype than the file's gets the values that torch casts on the CPU."""
+        _needs_torch(backend)
+        if str(backend.storable(getattr(backend.torch, wanted))) != f"torch.{wanted}":
+            pytest.skip(f"{backend.name} has no {wanted}")
+        targets, expected = _stage(backend, at.index, 3, stored, wanted)
+        assert all(str(target.dtype) == f"torch.{wanted}" for target in targets)
+        assert [_numbers(target) for target in targets] == [_numbers(right) for right in expected]
+
+    def test_threads_have_a_staging_each(self, backend: Backend, at: DeviceInfo) -> None:
+        """Several threads that load at the same time get their own numbers, cast and not."""
+        _needs_torch(backend)
+
+        def work(number: int) -> bool:
+            targets, expected = _stage(backend, at.index, 5, "float32", ("float32", "float16")[number % 2], number)
+            return [_numbers(target) for target in targets] == [_numbers(right) for right in expected]
+
+        with ThreadPoolExecutor(4) as crew:
+            assert all(crew.map(work, range(8)))
+
+    def test_a_staging_gives_its_memory_back(self, backend: Backend, at: DeviceInfo) -> None:
+        """When the targets are gone, nothing of the device's memory is held, where it can tell."""
+        gc.collect()
+        before = backend.memory_stats(at.index).allocated
+        if before is None or not backend.accelerator:
+            return
+        _stage(backend, at.index, 3, "float32", "float16")
+        gc.collect()
+        after = backend.memory_stats(at.index).allocated
+        assert after is not None
+        assert after <= before
+
 
 # The numbers of torch.randn(shape, generator=torch.Generator().manual_seed(5)), torch 2.13.0 on the CPU.
 _REFERENCE: dict[tuple[int, ...], list[float]] = {
@@ -170,6 +223,35 @@ _REFERENCE: dict[tuple[int, ...], list[float]] = {
         -0.525951, -1.697733, -1.036467, 0.670462, -0.177705],
     (): [-0.486781],
 }  # fmt: skip
+
+
+_STAGED = 64
+"""Elements that a buffer of ``_stage`` has room for."""
+
+
+def _stage(
+    backend: Backend, index: int, buffers: int, stored: str = "float32", wanted: str = "float32", first: int = 0
+) -> tuple[list[Any], list[Any]]:
+    """Targets on the device after so many buffers, and what they must hold."""
+    torch, device = backend.torch, backend.device(index)
+    source, target = getattr(torch, stored), getattr(torch, wanted)
+    values = [(torch.arange(_STAGED) * 3 + first + i).to(source) / 8 for i in range(buffers)]
+    targets = [backend.allocate(_STAGED, target, device) for _ in values]
+    staging = backend.staging(device, _STAGED * source.itemsize)
+    for made, value in zip(targets, values, strict=True):
+        raw = staging.buffer()
+        raw.copy_(value.view(torch.uint8))
+        half = raw.view(source)
+        staging.send(made[: _STAGED // 2], half[: _STAGED // 2])
+        staging.send(made[_STAGED // 2 :], half[_STAGED // 2 :])
+        staging.sent()
+    staging.finish()
+    return targets, [value.to(target) for value in values]
+
+
+def _needs_torch(backend: Backend) -> None:
+    if not backend.needs_torch:
+        pytest.skip(f"{backend.name} has arrays, which are read into where they are")
 
 
 def _fingerprint(generator: Any) -> str:

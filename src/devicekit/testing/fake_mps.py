@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from devicekit.testing.fake_devices import FakeGenerator
 from devicekit.testing.fake_memory import CardMemory
-from devicekit.testing.fake_runtime import Event
+from devicekit.testing.fake_streams import Event
 
 if TYPE_CHECKING:
     from devicekit.testing.fake_torch import FakeTorch

@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from devicekit.testing import fake_streams
 from devicekit.testing.fake_devices import FakeGenerator
 from devicekit.testing.fake_memory import CardMemory
 from devicekit.testing.machines import Card
@@ -20,12 +20,15 @@ from devicekit.testing.machines import Card
 if TYPE_CHECKING:
     from devicekit.testing.fake_torch import FakeTorch
 
-__all__ = ["Event", "FakeRuntime"]
+__all__ = ["FakeRuntime"]
 
 
 class _OfThread(threading.local):
-    current = 0
-    """Every thread has a current device of its own, and starts with the first."""
+    """Every thread has a current device of its own, and current streams; it starts with the first device."""
+
+    def __init__(self) -> None:
+        self.current = 0
+        self.streams: dict[int, fake_streams.Stream] = {}
 
 
 class FakeRuntime:
@@ -268,29 +271,41 @@ class FakeRuntime:
         """Seed every device, or let them be seeded when the runtime starts."""
         self._lazy_call(lambda: [g.manual_seed(seed) for g in self.default_generators])
 
-    def Event(self, enable_timing: bool = False, **_: Any) -> Event:  # noqa: N802  # torch's name
+    # -- streams ---------------------------------------------------------------------------------
+    def Event(self, enable_timing: bool = False, **_: Any) -> fake_streams.Event:  # noqa: N802  # torch's name
         """A mark in the stream; starts the runtime."""
         self._lazy_init()
-        return Event()
+        return fake_streams.Event()
 
+    def Stream(self, device: Any = None, priority: int = 0, **_: Any) -> fake_streams.Stream:  # noqa: N802  # torch's name
+        """A queue of work, with a context on its device."""
+        with self.device(self._index(device)):
+            return fake_streams.Stream(self._torch.device(self._name, self._current))
 
-class Event:
-    """A moment on the host's clock: work here is done when it was given."""
+    def current_stream(self, device: Any = None) -> fake_streams.Stream:
+        """The one that was set in this thread for the device, or the default one; starts the runtime."""
+        self._lazy_init()
+        place = self._torch.device(self._name, self._index(device))
+        return self._of_thread.streams.get(place.index) or fake_streams.Stream(place, default=True)
 
-    def __init__(self) -> None:
-        self._at = time.perf_counter()
+    def set_stream(self, stream: fake_streams.Stream | None) -> None:
+        """Make a stream the current one of its device, and where that is another one, the device too: with a context
+        (THCPModule_setStream_wrap in torch/csrc/cuda/Module.cpp).
+        """
+        if stream is not None:
+            if stream.device.index != self._current:
+                self.set_device(stream.device)
+            self._of_thread.streams[stream.device.index] = stream
 
-    def record(self, stream: Any = None) -> None:
-        """Now."""
-        self._at = time.perf_counter()
-
-    def elapsed_time(self, end: Event) -> float:
-        """Milliseconds until the other event."""
-        return (end._at - self._at) * 1000
-
-    def synchronize(self) -> None:
-        """Nothing to wait for."""
-
-    def query(self) -> bool:
-        """All is done."""
-        return True
+    @contextlib.contextmanager
+    def stream(self, stream: fake_streams.Stream | None) -> Iterator[None]:
+        """Make a stream the current one for a while; it ends with ``set_stream``, which may make a context."""
+        before = self.current_stream()
+        there = before if stream is None else self.current_stream(stream.device)
+        self.set_stream(stream)
+        try:
+            yield
+        finally:
+            if stream is not None:
+                self.set_stream(there)
+                self.set_stream(before)

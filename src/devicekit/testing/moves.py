@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from devicekit.backend import Backend
+from devicekit.staging import Staging
 from devicekit.values import Availability
 
 if TYPE_CHECKING:
@@ -50,16 +51,37 @@ class SimulatedMoves(Backend):
     def allocate(self, count: int, dtype: Any, device: Any) -> Any:
         """Counted memory on the CPU."""
         memory = self.torch._start(device)
+        if memory is not None:
+            memory.require(count * dtype.itemsize)
         made = self.torch.empty(count, dtype=dtype, device="cpu")
         if memory is not None:
-            memory.require(made.nbytes)
             memory.take(made.untyped_storage())
+        return made
+
+    def staging(self, device: Any, nbytes: int) -> Staging:
+        """The backend's own; its pinned memory is ordinary memory, whatever this process's torch has."""
+        made = super().staging(device, nbytes)
+        made.torch = _Unpinned(made.torch)
         return made
 
     def verify(self, index: int = 0) -> None:
         """The backend's own, where the build has kernels for the card."""
         self.torch._launch(self.device(index))
         super().verify(index)
+
+
+class _Unpinned:
+    """torch, but for ``pin_memory``, which would start the accelerator of this process or fail without one."""
+
+    def __init__(self, torch: Any) -> None:
+        self._torch = torch
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._torch, name)
+
+    def empty(self, *size: Any, pin_memory: bool = False, **options: Any) -> Any:
+        """Ordinary memory."""
+        return self._torch.empty(*size, **options)
 
 
 @functools.cache

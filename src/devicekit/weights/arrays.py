@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from devicekit.errors import WeightsError
 from devicekit.host import Host
+from devicekit.staging import ALONE
 from devicekit.weights.formats import Format
 from devicekit.weights.pages import advise_huge, bytes_at
 
@@ -52,11 +53,6 @@ class Arrays(Protocol):
 class TorchArrays:
     """Tensors of torch on the CPU."""
 
-    # Fewer than at::internal::GRAIN_SIZE (32768) elements are copied on the calling thread. A longer copy would start
-    # as many OpenMP threads for each of our threads as there are processors; torch.set_num_threads would keep them
-    # from it, but it is also the default of every thread that starts later in this process.
-    ALONE = 32_704
-
     def __init__(self, torch: Any) -> None:
         self.torch = torch
 
@@ -91,17 +87,21 @@ class TorchArrays:
         return raw.view(dtype)
 
     def cast(self, target: Any, source: Any) -> None:
-        """In pieces that torch does not spread over threads."""
-        if target.numel() <= self.ALONE:
+        """In pieces that torch does not spread over threads.
+
+        OpenMP would start as many for each of ours as there are processors; torch.set_num_threads would keep it from
+        that, but it also sets the default of every thread that starts later in this process.
+        """
+        if target.numel() <= ALONE:
             target.copy_(source)
             return
-        for into, part in zip(target.split(self.ALONE), source.split(self.ALONE), strict=True):
+        for into, part in zip(target.split(ALONE), source.split(ALONE), strict=True):
             into.copy_(part)
 
     @contextlib.contextmanager
     def plain(self) -> Any:
-        """Not inside inference mode, and without a graph."""
-        with self.torch.inference_mode(False), self.torch.no_grad():
+        """Not inside inference mode or no_grad: a view made there cannot be changed in place with a graph later."""
+        with self.torch.inference_mode(False), self.torch.enable_grad():
             yield
 
 
@@ -117,11 +117,13 @@ class NumpyArrays:
         if stored.numpy:
             return self.numpy.dtype(stored.numpy)
         more = self._host.module("ml_dtypes") if stored.ml_dtypes else None
-        if more is None:
+        found = getattr(more, stored.ml_dtypes, None) if more is not None else None
+        if found is None:
             why = f"NumPy has no dtype for {stored.name}"
-            fix = "pip install ml_dtypes" if stored.ml_dtypes else "keys= to leave them out"
+            install = "pip install ml_dtypes" if more is None else "pip install --upgrade ml_dtypes"
+            fix = install if stored.ml_dtypes else "keys= to leave them out"
             raise WeightsError("Weights cannot be loaded.", why=why, try_=fix)
-        return self.numpy.dtype(getattr(more, stored.ml_dtypes))
+        return self.numpy.dtype(found)
 
     def is_floating(self, dtype: Any) -> bool:
         """NumPy's own, and those of ml_dtypes, which NumPy cannot tell from structures."""
@@ -150,5 +152,5 @@ class NumpyArrays:
         self.numpy.copyto(target, source, casting="unsafe")
 
     def plain(self) -> contextlib.AbstractContextManager[object]:
-        """NumPy has no modes."""
-        return contextlib.nullcontext()
+        """A cast that ends in infinity or starts from NaN is no reason for a warning, as in torch."""
+        return self.numpy.errstate(over="ignore", under="ignore", invalid="ignore")  # type: ignore[no-any-return]

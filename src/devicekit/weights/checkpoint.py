@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from devicekit.errors import WeightsError
-from devicekit.weights.header import Entry, read_header, shown
+from devicekit.weights.header import Entry, UnbelievableError, parsed, plain, read_header, shown
 from devicekit.weights.source import FileSource, MemorySource, Source, opened
 
 __all__ = ["Checkpoint", "Stored", "opened_checkpoint"]
@@ -44,29 +43,44 @@ def opened_checkpoint(path: Any) -> Iterator[Checkpoint]:
         WeightsError: nothing is there, it cannot be read, or it is not what it claims to be.
     """
     with contextlib.ExitStack() as stack:
-        if isinstance(path, bytes | bytearray | memoryview):
+        if isinstance(path, str | os.PathLike):  # first, for some paths have a read() too
+            yield _at(_path(path), stack)
+        elif isinstance(path, bytes | bytearray | memoryview):
             yield _joined("<bytes>", [MemorySource(path)], stack)
         elif hasattr(path, "read"):
             source = opened(path)
             yield _joined(source.label, [source], stack)
-        elif isinstance(path, str | os.PathLike):
-            yield _at(Path(path), stack)
         elif isinstance(path, Sequence):
-            paths = [Path(each) for each in path]
+            paths = [_path(each) for each in path]
             if not paths:
                 raise WeightsError("No weights to load.", why="the list of files is empty")
-            yield _joined(f"{paths[0]} and {len(paths) - 1} more", _files(paths), stack)
+            more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+            yield _joined(plain(str(paths[0])) + more, _files(paths), stack)
         else:
-            what = f"Weights cannot be loaded from a {type(path).__name__}."
-            raise WeightsError(what, try_="a path, a list of paths, bytes, or a file opened with 'rb'")
+            raise _no_path(path)
+
+
+def _path(given: Any) -> Path:
+    if isinstance(given, str | os.PathLike):
+        told = os.fspath(given)
+        if isinstance(told, str) and told:  # Path("") would be the current folder
+            return Path(told)
+    raise _no_path(given)
+
+
+def _no_path(given: Any) -> WeightsError:
+    what = f"an empty {type(given).__name__}" if given == "" else f"a {type(given).__name__}"
+    return WeightsError(
+        f"Weights cannot be loaded from {what}.", try_="a path, a list of paths, bytes, or open(path, 'rb')"
+    )
 
 
 def _at(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises what the reading will say better
         path = _in_folder(path)
     if path.name.endswith(".json"):
         return _indexed(path, stack)
-    return _joined(str(path), _files([path]), stack)
+    return _joined(plain(str(path)), _files([path]), stack)
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Source]:
@@ -95,7 +109,7 @@ def _in_folder(folder: Path) -> Path:
     try:
         names = sorted(each.name for each in folder.iterdir())
     except OSError as exc:
-        raise WeightsError(f"{folder} cannot be read.", why=exc.strerror or str(exc)) from exc
+        raise WeightsError(f"{plain(str(folder))} cannot be read.", why=exc.strerror or str(exc)) from exc
     if "model.safetensors" in names:
         return _inside(folder, "model.safetensors")
     for kind, found in (
@@ -105,11 +119,11 @@ def _in_folder(folder: Path) -> Path:
         if len(found) == 1:
             return _inside(folder, found[0])
         if found:
-            why = f"it holds several {kind}: {', '.join(found[:6])}{', ...' if len(found) > 6 else ''}"
-            raise WeightsError(
-                f"{folder} does not say which weights are meant.", why=why, try_="name the file or files"
-            )
-    raise WeightsError(f"{folder} holds no weights.", why=f"no name there ends in .safetensors or {INDEX}")
+            some = ", ".join(plain(name) for name in found[:6]) + (", ..." if len(found) > 6 else "")
+            what = f"{plain(str(folder))} does not say which weights are meant."
+            raise WeightsError(what, why=f"it holds several {kind}: {some}", try_="name the file or files")
+    why = f"no name there ends in .safetensors or {INDEX}"
+    raise WeightsError(f"{plain(str(folder))} holds no weights.", why=why)
 
 
 def _inside(folder: Path, name: str) -> Path:
@@ -121,33 +135,31 @@ def _inside(folder: Path, name: str) -> Path:
     """
     base = Path(os.path.realpath(folder))
     roots = [base, *(parent.parent / "blobs" for parent in (base, *base.parents) if parent.name == "snapshots")]
-    if name and "\0" not in name and not Path(name).is_absolute() and ".." not in Path(name).parts:
+    if "\0" not in name and not Path(name).is_absolute() and ".." not in Path(name).parts:
         real = Path(os.path.realpath(folder / name))
         if any(real.is_relative_to(root) for root in roots):
             return folder / name
-    raise WeightsError(f"{folder} cannot be trusted.", why=f"it names {shown(name)}, which lies outside of the folder")
+    why = f"it names {shown(name)}, which lies outside of the folder"
+    raise WeightsError(f"{plain(str(folder))} cannot be trusted.", why=why)
 
 
 # -- the index of shards -------------------------------------------------------------------------
 def _indexed(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
     places = _weight_map(path)
-    shards = {name: _inside(path.parent, name) for name in dict.fromkeys(places.values())}
+    label = plain(str(path))
     held: dict[str, dict[str, Stored]] = {}
     metadata: dict[str, str] = {}
-    for name, path_of_shard in shards.items():
-        found = _joined(str(path_of_shard), _files([path_of_shard]), stack)
-        held[name] = found.tensors
+    for shard in dict.fromkeys(places.values()):  # one by one, for a hostile index can name millions
+        where = _inside(path.parent, shard)
+        found = _joined(plain(str(where)), _files([where]), stack)
+        held[shard] = found.tensors
         metadata = {**found.metadata, **metadata}
     lost = [(name, shard) for name, shard in places.items() if name not in held[shard]]
     if lost:
-        name, shard = lost[0]
-        why = f"it says that {shown(name)} is in {shard}, which holds no such tensor" + _and_more(len(lost))
-        raise WeightsError(f"{path} does not agree with its shards.", why=why, try_="download all of it again")
-    return Checkpoint(str(path), {name: held[shard][name] for name, shard in places.items()}, metadata)
-
-
-def _and_more(count: int) -> str:
-    return f"; {count - 1} more are lost like that" if count > 1 else ""
+        why = f"it says that {shown(lost[0][0])} is in {shown(lost[0][1])}, which holds no such tensor"
+        why += f"; {len(lost) - 1} more are lost like that" if len(lost) > 1 else ""
+        raise WeightsError(f"{label} does not agree with its shards.", why=why, try_="download all of it again")
+    return Checkpoint(label, {name: held[shard][name] for name, shard in places.items()}, metadata)
 
 
 def _weight_map(path: Path) -> dict[str, str]:
@@ -159,18 +171,17 @@ def _weight_map(path: Path) -> dict[str, str]:
     finally:
         source.close()
     try:
-        described = json.loads(raw.decode("utf-8"))
-        places = described["weight_map"]
-    except RecursionError:
-        raise _no_index(path, "it nests too deeply") from None
-    except KeyError:
-        raise _no_index(path, "it has no weight_map") from None
-    except (ValueError, TypeError) as exc:
-        raise _no_index(path, f"it is not JSON with a weight_map: {exc}") from None
+        described = parsed(raw, "it")
+    except UnbelievableError as bad:
+        raise _no_index(path, str(bad)) from None
+    places = described.get("weight_map") if isinstance(described, dict) else None
+    if places is None:
+        raise _no_index(path, "it has no weight_map")
     if not isinstance(places, dict) or not all(isinstance(shard, str) for shard in places.values()):
         raise _no_index(path, "its weight_map is not a map of names to files")
     return places
 
 
 def _no_index(path: Path, why: str) -> WeightsError:
-    return WeightsError(f"{path} cannot be read as an index of shards.", why=why, try_="download it again")
+    what = f"{plain(str(path))} cannot be read as an index of shards."
+    return WeightsError(what, why=why, try_="download it again")

@@ -17,10 +17,11 @@ from typing import Any, TypeAlias
 
 from devicekit.backend import Backend
 from devicekit.container import usable_cpus
-from devicekit.errors import WeightsError
+from devicekit.errors import DeviceKitError, WeightsError
 from devicekit.values import Weights
 from devicekit.weights.arrays import Arrays, NumpyArrays, TorchArrays
 from devicekit.weights.checkpoint import opened_checkpoint
+from devicekit.weights.formats import Format
 from devicekit.weights.header import shown
 from devicekit.weights.progress import Progress, following
 from devicekit.weights.reading import (
@@ -35,9 +36,9 @@ from devicekit.weights.reading import (
     neighbours,
     pieces,
 )
-from devicekit.weights.selection import Keys, Rename, Wanted, aliases, requests, selected
+from devicekit.weights.selection import Keys, Rename, Wanted, requests, selected, tied
 
-__all__ = ["Loader", "load", "shape_of"]
+__all__ = ["Loader", "bytes_of", "load", "shape_of"]
 
 MOST_WORKERS = 8
 """Threads, without ``workers``: more than memory needs to be busy."""
@@ -71,18 +72,37 @@ class Loader:
         self._copy = copy
         self._workers = _checked_workers(workers)
         self._progress = progress
+        self._planned: Callable[[], None]
+        self._tell: Callable[[int], None]
 
     # -- dtypes ------------------------------------------------------------------------------------
-    def wanted(self) -> Wanted:
-        """``dtype=`` as a question about each tensor, with what the device can store."""
+    def wanted(self, own: Callable[[str], Any] = lambda _: None) -> Wanted:
+        """``dtype=`` as a question about each tensor, with what the device can store.
+
+        Args:
+            own: the dtype that a tensor of this name has where it goes; None: that is still open.
+        """
         chosen = self.dtype if callable(self.dtype) and not isinstance(self.dtype, type) else None
         fixed = None if chosen is not None else self._floating(self.dtype)
 
-        def answer(name: str, stored: Any) -> Any:
-            asked = fixed if chosen is None else self._floating(chosen(name, stored))
-            return self.backend.narrow(stored if asked is None else asked)
+        def answer(name: str, held: Format, stored: Any) -> Any:
+            there = own(name)
+            default = stored if there is None else there
+            asked = fixed
+            if not held.floating or not self.arrays.is_floating(default):
+                asked = None
+            elif chosen is not None:
+                asked = self._answered(name, chosen(name, stored))
+            return self.backend.narrow(default if asked is None else asked)
 
         return answer
+
+    def _answered(self, name: str, given: Any) -> Any:
+        try:
+            return self._floating(given)
+        except DeviceKitError as error:
+            what = f"dtype= gives {given!r:.40} for {shown(name)}."
+            raise WeightsError(what, why=error.why or error.what, try_=error.try_) from None
 
     def _floating(self, dtype: Any) -> Any:
         made = self.backend.as_dtype(dtype)
@@ -117,20 +137,20 @@ class Loader:
         made: dict[str, Any] = {}
         work = Work()
         for group in neighbours(waiting):
-            work.total += sum(request.stored.entry.nbytes for request in group)
+            work.total += bytes_of(group)
             work.parts += self._with_memory(group, made)
         return made, work
 
     def bring(self, waiting: Iterable[Request]) -> dict[str, Any]:
-        """Tensors of their own for these requests, filled, by name."""
+        """Tensors of their own for these requests, filled, by name; inside of ``watched``."""
         made, work = self.prepare(waiting)
         self.read(work)
         return made
 
     def into(self, placed: Sequence[Request]) -> None:
-        """Fill memory that is there already."""
+        """Fill memory that is there already; inside of ``watched``."""
         parts: list[Plan] = [functools.partial(pieces, group) for group in neighbours(placed)]
-        self.read(Work(parts, sum(request.stored.entry.nbytes for request in placed)))
+        self.read(Work(parts, bytes_of(placed)))
 
     def _with_memory(self, group: list[Request], made: dict[str, Any]) -> list[Plan]:
         if not self.backend.accelerator and len(group) > 1 and max(r.stored.entry.nbytes for r in group) <= SMALL:
@@ -170,12 +190,24 @@ class Loader:
         return lambda: iter([Piece(first.name, first.stored.source, begin, size, first.dtype, (whole,))])
 
     # -- reading -----------------------------------------------------------------------------------
+    @contextlib.contextmanager
+    def planning(self) -> Iterator[None]:
+        """Without garbage collection, until it is read."""
+        with uncollected() as self._planned:
+            yield
+
+    @contextlib.contextmanager
+    def watched(self, total: int) -> Iterator[None]:
+        """Progress over all that is read inside, which may be more than one ``read``; planning is over."""
+        self._planned()
+        with following(self._progress, total) as self._tell:
+            yield
+
     def read(self, work: Work) -> None:
-        """Do it."""
+        """Do it; inside of ``watched``."""
         queued = itertools.chain.from_iterable(plan() for plan in work.parts)
         crew = [self._filler() for _ in range(min(self._workers, -(-work.total // PIECE)) or 1)]
-        with following(self._progress, work.total) as tell:
-            fill(queued, crew, self.arrays, tell)
+        fill(queued, crew, self.arrays, self._tell)
 
     def _filler(self) -> Filler:
         if self.backend.accelerator:
@@ -187,6 +219,11 @@ def shape_of(request: Request) -> tuple[int, ...]:
     """In elements of the framework's dtype: torch holds two numbers of four bits in one."""
     shape, packed = request.stored.entry.shape, request.stored.entry.format.packed
     return shape if packed == 1 else (*shape[:-1], shape[-1] // packed)
+
+
+def bytes_of(requests: Iterable[Request]) -> int:
+    """In the files."""
+    return sum(request.stored.entry.nbytes for request in requests)
 
 
 def _checked_workers(workers: int | None) -> int:
@@ -208,8 +245,10 @@ def uncollected() -> Iterator[Callable[[], None]]:
     gc.disable()
 
     def over() -> None:
+        nonlocal was_on
         if was_on:
             gc.enable()
+        was_on = False
 
     try:
         yield over
@@ -223,16 +262,15 @@ def load(loader: Loader, path: Any, *, keys: Keys = None, rename: Rename = None)
     Raises:
         WeightsError: it cannot be read, or is not what it claims to be.
     """
-    with uncollected() as planned, opened_checkpoint(path) as found, loader.arrays.plain():
-        wishes = requests(selected(found, keys, rename), loader.arrays, loader.wanted())
+    with loader.planning(), opened_checkpoint(path) as found, loader.arrays.plain():
+        chosen = selected(found, keys, rename)
+        again = tied(chosen)
+        once = {name: stored for name, stored in chosen.items() if name not in again}
+        wishes = requests(once, loader.arrays, loader.wanted())
         tensors = {name: loader.mapped(request) for name, request in wishes.items()}
         made, work = loader.prepare(wishes[name] for name, tensor in tensors.items() if tensor is None)
-        planned()
-        loader.read(work)
+        with loader.watched(work.total):
+            loader.read(work)
         tensors.update(made)
-        for alias, kept in aliases(found, keys, rename).items():
-            if alias in tensors:
-                why = f"{shown(alias)} is the name of a tensor and the second name of {shown(kept)}"
-                raise WeightsError(f"{found.label} cannot be loaded.", why=why, try_="another rename=")
-            tensors[alias] = tensors[kept]
+        tensors.update({name: tensors[kept] for name, kept in again.items()})
         return Weights(tensors, metadata=found.metadata)

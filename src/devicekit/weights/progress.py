@@ -18,16 +18,18 @@ PATIENCE = 1.0
 
 
 @contextlib.contextmanager
-def following(progress: Progress, total: int) -> Iterator[Callable[[int], None]]:
+def following(
+    progress: Progress, total: int, clock: Callable[[], float] = time.monotonic, *, words: str = "loading weights"
+) -> Iterator[Callable[[int], None]]:
     """A function to be told of bytes as they arrive, by one thread at a time."""
     with contextlib.ExitStack() as stack:
         if callable(progress):
             told = progress
-        elif progress is False or not (progress or sys.stderr.isatty()):
+        elif progress is False or not (progress or _is_watched()):
             yield _nobody
             return
         else:
-            told = _Bar(stack)
+            told = _Bar(stack, clock, words)
         done = 0
 
         def tell(nbytes: int) -> None:
@@ -38,6 +40,13 @@ def following(progress: Progress, total: int) -> Iterator[Callable[[int], None]]
         yield tell
 
 
+def _is_watched() -> bool:
+    try:
+        return sys.stderr is not None and sys.stderr.isatty()  # None: a Windows program without a console
+    except ValueError:  # it is closed
+        return False
+
+
 def _nobody(nbytes: int) -> None:
     """Nobody watches."""
 
@@ -45,15 +54,17 @@ def _nobody(nbytes: int) -> None:
 class _Bar:
     """A bar on stderr, once the load turns out to be long; rich is imported only then."""
 
-    def __init__(self, stack: contextlib.ExitStack) -> None:
+    def __init__(self, stack: contextlib.ExitStack, clock: Callable[[], float], words: str) -> None:
         self._stack = stack
-        self._began = time.monotonic()
+        self._clock = clock
+        self._words = words
+        self._began = clock()
         self._bar: Any = None
         self._task: Any = None
 
     def __call__(self, done: int, total: int) -> None:
         if self._bar is None:
-            if time.monotonic() - self._began < PATIENCE or done >= total:
+            if self._clock() - self._began < PATIENCE or done >= total:
                 return
             self._bar, self._task = self._made(total)
         self._bar.update(self._task, completed=done)
@@ -63,6 +74,6 @@ class _Bar:
         from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
         columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-        bar = Progress("loading weights", *columns, console=Console(stderr=True), transient=True)
+        bar = Progress(self._words, *columns, console=Console(stderr=True), transient=True)
         self._stack.enter_context(bar)
         return bar, bar.add_task("", total=total)

@@ -176,23 +176,26 @@ class _Queue:
     def work(self, filler: Filler) -> None:
         """Fill until nothing is left. Whatever goes wrong is kept, for it may happen in any thread."""
         piece: Piece | None = None
-        done = 0
         try:
             with self._arrays.plain():
-                while True:
-                    with self._lock:
-                        if done:
-                            self._tell(done)
-                        piece = None if self.failure else next(self._queued, None)
-                    if piece is None:
-                        break
+                while (piece := self._next(piece)) is not None:
                     filler.fill(piece)
-                    done = piece.nbytes
         except BaseException as exc:
             with self._lock:
                 self.failure = self.failure or _named(exc, piece)
         finally:
             self._finish(filler)
+
+    def _next(self, done: Piece | None) -> Piece | None:
+        """Tell of the piece that is done, and give the next one; what goes wrong here is seen by all others at once."""
+        with self._lock:
+            try:
+                if done is not None and self.failure is None:
+                    self._tell(done.nbytes)
+                return None if self.failure else next(self._queued, None)
+            except BaseException as exc:
+                self.failure = self.failure or exc
+                return None
 
     def _finish(self, filler: Filler) -> None:
         try:

@@ -15,8 +15,9 @@ import threading
 from typing import Any
 
 from devicekit.errors import WeightsError
+from devicekit.weights.header import plain
 
-__all__ = ["FileSource", "MemorySource", "Source"]
+__all__ = ["FileSource", "MemorySource", "Source", "opened"]
 
 _NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
 """Linux: a private mapping counts as memory only where it is written to; else a file larger than the memory cannot be
@@ -65,25 +66,26 @@ class FileSource(Source):
     """
 
     def __init__(self, path: str, *, descriptor: int | None = None, origin: int = 0) -> None:
-        self.label = path
+        self.label = plain(path)
         self._origin = origin
         self._map: mmap.mmap | None = None
         self._seeking = threading.Lock()
         try:
             self._fd = _open(path) if descriptor is None else os.dup(descriptor)
-        except OSError as exc:
+        except (OSError, ValueError) as exc:  # ValueError: no file can have this name
             raise self._unreadable(exc) from exc
         try:
             facts = os.fstat(self._fd)
             if not stat.S_ISREG(facts.st_mode):
-                raise WeightsError(f"{path} cannot be read.", why="it is no regular file")
+                raise WeightsError(f"{self.label} cannot be read.", why="it is no regular file")
         except BaseException:
             os.close(self._fd)
             raise
-        self.size = facts.st_size - origin
+        self.size = max(facts.st_size - origin, 0)
 
-    def _unreadable(self, exc: OSError) -> WeightsError:
-        return WeightsError(f"{self.label} cannot be read.", why=f"{exc.strerror or exc} ({type(exc).__name__})")
+    def _unreadable(self, exc: OSError | ValueError) -> WeightsError:
+        why = getattr(exc, "strerror", None) or plain(str(exc))
+        return WeightsError(f"{self.label} cannot be read.", why=f"{why} ({type(exc).__name__})")
 
     def read_into(self, view: memoryview, offset: int) -> None:
         """Fill the view; several threads may ask at once."""
@@ -111,14 +113,18 @@ class FileSource(Source):
         """Private, so that what is written to the pages stays in this process."""
         if self._map is None and self._origin == 0:
             try:
-                self._map = self._mapping()
+                made = self._mapping()
                 shrunk = os.fstat(self._fd).st_size < self.size
-            except OSError as exc:
-                raise self._unreadable(exc) from exc
+            except (OSError, ValueError) as exc:  # ValueError: Python asks for the size as well
+                raise self._shrunk() if isinstance(exc, ValueError) else self._unreadable(exc) from exc
             if shrunk:
-                why = f"it had {self.size} bytes when it was opened, and has fewer now"
-                raise WeightsError(f"{self.label} cannot be mapped.", why=why, try_="load it when nobody writes to it")
+                raise self._shrunk()
+            self._map = made
         return self._map
+
+    def _shrunk(self) -> WeightsError:
+        why = f"it had {self.size} bytes when it was opened, and has fewer now"
+        return WeightsError(f"{self.label} cannot be mapped.", why=why, try_="load it when nobody writes to it")
 
     def _mapping(self) -> mmap.mmap:
         if not hasattr(mmap, "MAP_PRIVATE"):
@@ -148,7 +154,11 @@ class MemorySource(Source):
 
     def __init__(self, data: Any, label: str = "<bytes>") -> None:
         self.label = label
-        self._view = memoryview(data).cast("B")
+        try:
+            view = memoryview(data)
+            self._view = view.cast("B") if view.nbytes else memoryview(b"")
+        except (TypeError, ValueError, BufferError) as exc:  # not contiguous, or released already
+            raise WeightsError(f"{label} cannot be read.", why=str(exc), try_="bytes") from exc
         self.size = len(self._view)
 
     def read_into(self, view: memoryview, offset: int) -> None:
@@ -158,24 +168,35 @@ class MemorySource(Source):
             raise WeightsError(f"{self.label} cannot be read.", why=f"it ends at byte {offset + len(taken)}")
         view[:] = taken
 
+    def close(self) -> None:
+        """Let go of it: a bytearray cannot grow while somebody looks at it."""
+        self._view.release()
+
 
 def opened(file: Any) -> Source:
-    """An open binary file from its present position on; by its descriptor where it has one, else read at once.
+    """An open binary file from its present position on; what has no position in a real file is read to its end.
+
+    A real file and an ``io.BytesIO`` keep their position.
 
     Raises:
         WeightsError: it cannot be read, or gives text.
     """
-    label = str(getattr(file, "name", None) or f"<{type(file).__name__}>")
+    label = plain(str(getattr(file, "name", None) or f"<{type(file).__name__}>"))
+    if isinstance(file, io.TextIOBase):
+        raise _text(label)
     try:
-        descriptor = file.fileno()
-        if stat.S_ISREG(os.fstat(descriptor).st_mode) and not isinstance(file, io.TextIOBase):
-            return FileSource(label, descriptor=descriptor, origin=file.tell())
-    except (OSError, AttributeError, ValueError):  # io.UnsupportedOperation is an OSError and a ValueError
-        pass
-    try:
-        data = file.read()
-    except (OSError, ValueError) as exc:
-        raise WeightsError(f"{label} cannot be read.", why=str(exc)) from exc
+        # Not fileno() alone: a gzip.GzipFile answers that too, with the file that holds the compressed bytes.
+        if isinstance(getattr(file, "raw", file), io.FileIO) and stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return FileSource(label, descriptor=file.fileno(), origin=file.tell())
+        data = file.getbuffer()[file.tell() :] if isinstance(file, io.BytesIO) else file.read()
+    except (WeightsError, MemoryError):
+        raise
+    except Exception as exc:  # whatever the author of the file's class has it raise
+        raise WeightsError(f"{label} cannot be read.", why=f"{plain(str(exc))} ({type(exc).__name__})") from exc
     if isinstance(data, str):
-        raise WeightsError(f"{label} cannot be read.", why="it was opened as text", try_='open(path, "rb")')
+        raise _text(label)
     return MemorySource(data, label)
+
+
+def _text(label: str) -> WeightsError:
+    return WeightsError(f"{label} cannot be read.", why="it was opened as text", try_='open(path, "rb")')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -96,7 +97,11 @@ class Stream(torch.Stream):
         return recorded
 
 
-_current: list[Any] = []
+class _OfThread(threading.local):
+    current: Any = None
+
+
+_of_thread = _OfThread()
 
 
 def default_stream(device: Device = None) -> Stream:
@@ -105,13 +110,13 @@ def default_stream(device: Device = None) -> Stream:
 
 
 def current_stream(device: Device = None) -> Any:
-    """The stream that was set last."""
-    return _current[-1] if _current else default_stream(device)
+    """The stream that was set last, in this thread."""
+    return _of_thread.current or default_stream(device)
 
 
 def set_stream(stream: Any) -> None:
-    """Make this the current stream."""
-    _current[:] = [stream]
+    """Make this the current stream, in this thread."""
+    _of_thread.current = stream
 
 
 @contextlib.contextmanager
