@@ -157,29 +157,26 @@ class DeviceManager:
     ) -> Weights | LoadResult:
         """Bring weights onto this device: as a dict of tensors, or straight into a module.
 
-        At no time is more memory used than the result takes and a few buffers of 4 MiB for each thread that reads, 64
-        MiB in all. On the CPU a tensor that keeps its dtype is a
+        At no time is more memory used than the result takes and 64 MiB. On the CPU a tensor that keeps its dtype is a
         view of the mapped file: it costs nothing until it is touched, writing to it does not reach the file, and if
         somebody overwrites the file in place it changes too (shortened, it ends the process with SIGBUS when touched;
         files that are replaced by renaming are safe). ``copy=True`` reads it into memory of its own.
 
         Args:
-            path: a ``.safetensors`` file, an index of shards, a folder that holds either, a list of files, bytes, or a
-                binary file that is open.
+            path: a ``.safetensors`` file, an index of shards, a folder that holds either, a list of files, bytes, or an
+                open binary file, which is read from its position on.
             dtype: for the floating-point tensors; by default as in the file, or as in ``into``. Or a function of a
                 tensor's name and its dtype in the file, which gives a dtype or None.
             into: a module to fill, in place where device and dtype are right; its parameters stay the same objects.
-                What is on the meta device gets memory. All of the module is on this device afterwards. A module with
-                a way of its own to load (hooks, lazy layers) goes through its ``load_state_dict``, which takes the
-                memory of the file as well.
+                What is on the meta device gets memory. All of the module is on this device afterwards. One with its
+                own way to load (hooks, lazy layers) goes through ``load_state_dict`` and takes the file's size more.
             copy: own the memory; with False it may be a view of the mapped file.
             strict: with ``into``, raise when names are missing or unexpected. With ``keys`` it is about the part.
             keys: load a part: a name in the file, a glob pattern such as ``"*.lora_A.*"``, several, or a predicate.
             rename: new names: a dict or a function of the name.
-            workers: threads that read; by default one for each usable CPU, and 8 at most. 1 suits a disk that is slow
-                with several readers.
-            progress: called with bytes done and bytes in all, by one thread at a time; True: a bar on stderr; False:
-                nothing. By default a bar where a person watches and it takes more than a second.
+            workers: threads that read; by default one for each usable CPU, 8 at most. Some disks are faster with 1.
+            progress: called with bytes done and bytes in all, by one thread at a time. True: a bar; False: nothing; by
+                default a bar on stderr where a person watches and it takes more than a second.
 
         Returns:
             A dict with ``.metadata``; or with ``into`` what was missing and unexpected. Tied tensors that

@@ -32,6 +32,7 @@ from devicekit.weights.reading import (
     Piece,
     Request,
     StagedFiller,
+    at,
     fill,
     neighbours,
     pieces,
@@ -126,7 +127,10 @@ class Loader:
         source, entry = request.stored.source, request.stored.entry
         if entry.nbytes == 0 or entry.begin % request.dtype.itemsize:
             return None  # not every instruction takes numbers that lie across their own boundaries
-        pages = source.mapped()
+        try:
+            pages = source.mapped()
+        except WeightsError as error:
+            raise at(request.name, error) from error.__cause__
         if pages is None:
             return None
         count = entry.nbytes // request.dtype.itemsize

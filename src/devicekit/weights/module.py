@@ -243,7 +243,8 @@ class _Filling:
         wanted = loader.wanted(self._own) if anew else lambda _name, _held, stored: loader.backend.narrow(stored)
         once = {name: stored for name, stored in self.chosen.items() if name not in self.again}
         wishes = requests(once, loader.arrays, wanted)
-        state = {name: loader.mapped(request) for name, request in wishes.items()}
+        # What is copied anyway is read: touching a mapping of a file that has shrunk would end the process.
+        state = {name: loader.mapped(request) if anew else None for name, request in wishes.items()}
         waiting = [wishes[name] for name, tensor in state.items() if tensor is None]
         with loader.watched(bytes_of(waiting)):
             state.update(loader.bring(waiting))

@@ -17,7 +17,19 @@ from devicekit.weights.checkpoint import Stored
 from devicekit.weights.header import shown
 from devicekit.weights.source import Source
 
-__all__ = ["PIECE", "Filler", "HostFiller", "Part", "Piece", "Request", "StagedFiller", "fill", "neighbours", "pieces"]
+__all__ = [
+    "PIECE",
+    "Filler",
+    "HostFiller",
+    "Part",
+    "Piece",
+    "Request",
+    "StagedFiller",
+    "at",
+    "fill",
+    "neighbours",
+    "pieces",
+]
 
 PIECE = 4 << 20
 """Bytes read at once: they stay in the cache between reading and casting, and the queue is asked seldom."""
@@ -182,7 +194,8 @@ class _Queue:
                     filler.fill(piece)
         except BaseException as exc:
             with self._lock:
-                self.failure = self.failure or _named(exc, piece)
+                told = at(piece.name, exc) if piece is not None and isinstance(exc, WeightsError) else exc
+                self.failure = self.failure or told
         finally:
             self._finish(filler)
 
@@ -204,12 +217,10 @@ class _Queue:
             self.failure = self.failure or exc
 
 
-def _named(exc: BaseException, piece: Piece | None) -> BaseException:
-    """A failure to read says which tensor it hit."""
-    if not isinstance(exc, WeightsError) or piece is None:
-        return exc
-    named = WeightsError(exc.what, why=f"at {shown(piece.name)}: {exc.why}", try_=exc.try_)
-    named.__cause__ = exc.__cause__
+def at(name: str, error: WeightsError) -> WeightsError:
+    """A failure to read that says which tensor it hit."""
+    named = WeightsError(error.what, why=f"at {shown(name)}: {error.why}", try_=error.try_)
+    named.__cause__ = error.__cause__
     return named
 
 
