@@ -122,6 +122,7 @@ class DeviceManager:
         dtype: Wanted = None,
         into: None = None,
         copy: bool = False,
+        direct: bool = False,
         strict: bool = True,
         keys: Keys = None,
         rename: Rename = None,
@@ -136,6 +137,7 @@ class DeviceManager:
         into: torch.nn.Module,
         dtype: Wanted = None,
         copy: bool = False,
+        direct: bool = False,
         strict: bool = True,
         keys: Keys = None,
         rename: Rename = None,
@@ -149,6 +151,7 @@ class DeviceManager:
         dtype: Wanted = None,
         into: torch.nn.Module | None = None,
         copy: bool = False,
+        direct: bool = False,
         strict: bool = True,
         keys: Keys = None,
         rename: Rename = None,
@@ -158,40 +161,39 @@ class DeviceManager:
         """Bring weights onto this device: as a dict of tensors, or straight into a module.
 
         At no time is more memory used than the result takes and 64 MiB. On the CPU a tensor that keeps its dtype is a
-        view of the mapped file: it costs nothing until it is touched, writing to it does not reach the file, and if
-        somebody overwrites the file in place it changes too (shortened, it ends the process with SIGBUS when touched;
-        files that are replaced by renaming are safe). ``copy=True`` reads it into memory of its own.
+        view of the mapped file: it costs nothing until it is touched, writing to it does not reach the file, and who
+        overwrites the file in place changes it too (shortened: SIGBUS when touched; replaced by renaming: safe).
 
         Args:
-            path: a ``.safetensors`` file, an index of shards, a folder that holds either, a list of files, bytes, or an
-                open binary file, which is read from its position on.
-            dtype: for the floating-point tensors; by default as in the file, or as in ``into``. Or a function of a
-                tensor's name and its dtype in the file, which gives a dtype or None.
-            into: a module to fill, in place where device and dtype are right; its parameters stay the same objects.
-                What is on the meta device gets memory. All of the module is on this device afterwards. One with its
-                own way to load (hooks, lazy layers) goes through ``load_state_dict`` and takes the file's size more.
-            copy: own the memory; with False it may be a view of the mapped file.
+            path: a ``.safetensors`` file, an index of shards, a folder with either, several files, bytes, an open file.
+            dtype: for floats; by default as in the file or ``into``. Or a function of name and dtype in the file.
+            into: a module to fill, in place where device and dtype are right; its parameters stay the same objects. All
+                of it is on this device afterwards. One with hooks or lazy layers takes the file's size of memory more.
+            copy: read into memory of its own; with False a tensor may be a view of the mapped file.
+            direct: the same, past the page cache if the system can: faster from a fast disk, but so is no second load.
             strict: with ``into``, raise when names are missing or unexpected. With ``keys`` it is about the part.
             keys: load a part: a name in the file, a glob pattern such as ``"*.lora_A.*"``, several, or a predicate.
             rename: new names: a dict or a function of the name.
-            workers: threads that read; by default one for each usable CPU, 8 at most. Some disks are faster with 1.
-            progress: called with bytes done and bytes in all, by one thread at a time. True: a bar; False: nothing; by
-                default a bar on stderr where a person watches and it takes more than a second.
+            workers: threads that read; by default one for each usable CPU, 8 at most, and 8 with ``direct``.
+            progress: called with bytes done and in all, one thread at a time; or whether to draw a bar: by default
+                where a person watches stderr and it takes more than a second.
 
         Returns:
             A dict with ``.metadata``; or with ``into`` what was missing and unexpected. Tied tensors that
             ``save_safetensors`` or safetensors' ``save_model`` wrote once have all their names again.
 
         Raises:
-            WeightsError: a file is missing, broken, hostile, does not fit, or shrinks while it is read. It names the
-                file and the tensor. ``into`` is untouched then, or the error says what was filled.
+            WeightsError: a file is missing, broken, hostile, does not fit, or shrinks; with file, tensor, and what of
+                ``into`` was filled, if anything.
         """
         from devicekit.weights import loading, module  # what only loading needs costs a tenth of this package's import
 
-        loader = loading.Loader(self._backend, self.device, dtype=dtype, copy=copy, workers=workers, progress=progress)
-        if into is None:
-            return loading.load(loader, path, keys=keys, rename=rename)
-        return module.load_into(loader, into, path, strict=strict, keys=keys, rename=rename)
+        loader = loading.Loader(
+            self._backend, self.device, dtype=dtype, copy=copy, direct=direct, workers=workers, progress=progress
+        )
+        if into is not None:
+            return module.load_into(loader, into, path, strict=strict, keys=keys, rename=rename)
+        return loading.load(loader, path, keys=keys, rename=rename)
 
     def save_safetensors(
         self,

@@ -16,7 +16,7 @@ import devicekit as dk
 from devicekit.staging import Staging, StreamStaging
 from devicekit.testing import FakeHost, simulated_machine
 from devicekit.testing.device_memory import round_up
-from devicekit.weights.reading import PIECE
+from devicekit.weights.reading import ROOM
 
 KINDS: dict[str, dict[str, Any]] = {
     "cuda": {"cuda": 1},
@@ -86,10 +86,13 @@ def lies_on(host: FakeHost, tensor: torch.Tensor, card: int = 0) -> bool:
 @pytest.mark.parametrize(
     ("dtype", "workers"), [(None, 1), (None, 4), (torch.bfloat16, 4), (torch.float16, 1), (torch.float32, 2)]
 )
-def test_the_result_is_the_cpus(machine: FakeHost, path: Path, dtype: torch.dtype | None, workers: int) -> None:
-    """Every tensor has the dtype, the shape and the numbers that it has on the CPU."""
+@pytest.mark.parametrize("direct", [False, True])
+def test_the_result_is_the_cpus(
+    machine: FakeHost, path: Path, dtype: torch.dtype | None, workers: int, direct: bool
+) -> None:
+    """Every tensor has the dtype, the shape and the numbers that it has on the CPU, past the page cache or not."""
     on_cpu = dk.DeviceManager("cpu").load_safetensors(path, dtype=dtype)
-    loaded = dk.DeviceManager().load_safetensors(path, dtype=dtype, workers=workers)
+    loaded = dk.DeviceManager().load_safetensors(path, dtype=dtype, workers=workers, direct=direct)
     assert list(loaded) == list(on_cpu)
     for name, right in on_cpu.items():
         assert loaded[name].dtype is right.dtype, name
@@ -105,7 +108,7 @@ def test_the_device_holds_the_result_and_no_more(machine: FakeHost, path: Path, 
     card = memory(machine)
     assert all(lies_on(machine, tensor) for tensor in loaded.values())
     assert dm.memory_stats().allocated == card.allocated.current == block(loaded.values())
-    assert card.allocated.peak - card.allocated.current <= 2 * PIECE
+    assert card.allocated.peak - card.allocated.current <= 2 * ROOM
     del loaded
     assert dm.memory_stats().allocated == 0
 
@@ -118,7 +121,7 @@ def test_a_cast_takes_room_on_the_device_and_gives_it_back(machine: FakeHost, pa
     assert memory(machine).allocated.peak == block(stored().values())
     memory(machine).reset_peak()
     loaded = dm.load_safetensors(path, dtype=torch.bfloat16, workers=1)
-    assert memory(machine).allocated.peak == block(loaded.values()) + PIECE
+    assert memory(machine).allocated.peak == block(loaded.values()) + ROOM
     assert memory(machine).allocated.current == block(loaded.values())
 
 

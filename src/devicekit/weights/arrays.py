@@ -13,7 +13,7 @@ from devicekit.errors import WeightsError
 from devicekit.host import Host
 from devicekit.staging import ALONE
 from devicekit.weights.formats import Format
-from devicekit.weights.pages import advise_huge, bytes_at
+from devicekit.weights.pages import bytes_at
 
 __all__ = ["Arrays", "NumpyArrays", "TorchArrays"]
 
@@ -73,10 +73,8 @@ class TorchArrays:
         return self.torch.frombuffer(buffer, dtype=dtype, count=count, offset=offset).view(shape)
 
     def empty(self, count: int, dtype: Any) -> Any:
-        """In large pages, where the system has them."""
-        flat = self.torch.empty(count, dtype=dtype, device="cpu")
-        advise_huge(flat.data_ptr(), flat.nbytes)
-        return flat
+        """As torch makes it."""
+        return self.torch.empty(count, dtype=dtype, device="cpu")
 
     def bytes_of(self, flat: Any) -> memoryview:
         """By its address."""
@@ -134,10 +132,8 @@ class NumpyArrays:
         return self.numpy.frombuffer(buffer, dtype=dtype, count=count, offset=offset).reshape(shape)
 
     def empty(self, count: int, dtype: Any) -> Any:
-        """In large pages, where the system has them."""
-        flat = self.numpy.empty(count, dtype=dtype)
-        advise_huge(flat.ctypes.data, flat.nbytes)
-        return flat
+        """As NumPy makes it."""
+        return self.numpy.empty(count, dtype=dtype)
 
     def bytes_of(self, flat: Any) -> memoryview:
         """By its address: ml_dtypes has no buffer protocol."""

@@ -20,12 +20,14 @@ from devicekit.container import usable_cpus
 from devicekit.errors import DeviceKitError, WeightsError
 from devicekit.values import Weights
 from devicekit.weights.arrays import Arrays, NumpyArrays, TorchArrays
-from devicekit.weights.checkpoint import opened_checkpoint
+from devicekit.weights.checkpoint import Checkpoint, opened_checkpoint
 from devicekit.weights.formats import Format
 from devicekit.weights.header import shown
+from devicekit.weights.pages import LARGE, fresh
 from devicekit.weights.progress import Progress, following
 from devicekit.weights.reading import (
     PIECE,
+    ROOM,
     Filler,
     HostFiller,
     Part,
@@ -38,6 +40,7 @@ from devicekit.weights.reading import (
     pieces,
 )
 from devicekit.weights.selection import Keys, Rename, Wanted, requests, selected, tied
+from devicekit.weights.source import BLOCK
 
 __all__ = ["Loader", "bytes_of", "load", "shape_of"]
 
@@ -64,14 +67,23 @@ class Loader:
     """Brings requests into memory: what is the same for a dict and for a module."""
 
     def __init__(
-        self, backend: Backend, device: Any, *, dtype: Any = None, copy: bool, workers: int | None, progress: Progress
+        self,
+        backend: Backend,
+        device: Any,
+        *,
+        dtype: Any = None,
+        copy: bool = False,
+        direct: bool = False,
+        workers: int | None = None,
+        progress: Progress = None,
     ) -> None:
         self.backend = backend
         self.device = device
         self.arrays: Arrays = TorchArrays(backend.torch) if backend.needs_torch else NumpyArrays(backend.host)
         self.dtype = dtype
-        self._copy = copy
-        self._workers = _checked_workers(workers)
+        self._copy = copy or direct
+        self._direct = direct
+        self._workers = _checked_workers(workers, direct)
         self._progress = progress
         self._planned: Callable[[], None]
         self._tell: Callable[[int], None]
@@ -169,7 +181,21 @@ class Loader:
         count = request.stored.entry.nbytes // request.dtype.itemsize
         if self.backend.accelerator:
             return self.backend.allocate(count, request.wanted, self.device)
-        return self.arrays.empty(count, request.wanted)
+        flat = self._in_large_pages(request, count) if count * request.wanted.itemsize >= LARGE else None
+        return self.arrays.empty(count, request.wanted) if flat is None else flat
+
+    def _in_large_pages(self, request: Request, count: int) -> Any | None:
+        """Where the file can be read to past the cache; None: there is no room, which the framework can say better."""
+        nbytes = count * request.wanted.itemsize
+        try:
+            memory = fresh(nbytes + BLOCK if self._direct else nbytes)
+        except OSError:
+            return None
+        start = 0
+        if self._direct and request.wanted == request.dtype:
+            source, entry = request.stored
+            start = source.start(memoryview(memory), entry.begin, request.dtype.itemsize)
+        return self.arrays.cut(memory, request.wanted, start, (count,), count)
 
     def _together(self, group: list[Request], made: dict[str, Any]) -> Plan:
         """One block for many small tensors, each with a storage of its own over its part."""
@@ -195,10 +221,13 @@ class Loader:
 
     # -- reading -----------------------------------------------------------------------------------
     @contextlib.contextmanager
-    def planning(self) -> Iterator[None]:
-        """Without garbage collection, until it is read."""
-        with uncollected() as self._planned:
-            yield
+    def opened(self, path: Any) -> Iterator[Checkpoint]:
+        """The files to read from. Outside of the caller's modes of torch, and uncollected until ``watched``."""
+        with uncollected() as self._planned, opened_checkpoint(path) as found, self.arrays.plain():
+            if self._direct:
+                for source in {stored.source for stored in found.tensors.values()}:
+                    source.bypass_cache()
+            yield found
 
     @contextlib.contextmanager
     def watched(self, total: int) -> Iterator[None]:
@@ -215,7 +244,7 @@ class Loader:
 
     def _filler(self) -> Filler:
         if self.backend.accelerator:
-            return StagedFiller(self.arrays, self.backend.staging(self.device, PIECE))
+            return StagedFiller(self.arrays, self.backend.staging(self.device, ROOM))
         return HostFiller(self.arrays)
 
 
@@ -230,9 +259,9 @@ def bytes_of(requests: Iterable[Request]) -> int:
     return sum(request.stored.entry.nbytes for request in requests)
 
 
-def _checked_workers(workers: int | None) -> int:
+def _checked_workers(workers: int | None, direct: bool) -> int:
     if workers is None:
-        return min(usable_cpus(), MOST_WORKERS)
+        return MOST_WORKERS if direct else min(usable_cpus(), MOST_WORKERS)  # those who wait for a disk need no CPU
     if type(workers) is int and workers >= 1:
         return workers
     raise WeightsError(f"Weights cannot be loaded by {workers!r} threads.", why="workers= is a whole number from 1 on")
@@ -266,7 +295,7 @@ def load(loader: Loader, path: Any, *, keys: Keys = None, rename: Rename = None)
     Raises:
         WeightsError: it cannot be read, or is not what it claims to be.
     """
-    with loader.planning(), opened_checkpoint(path) as found, loader.arrays.plain():
+    with loader.opened(path) as found:
         chosen = selected(found, keys, rename)
         again = tied(chosen)
         once = {name: stored for name, stored in chosen.items() if name not in again}

@@ -13,7 +13,7 @@ from typing import Any
 
 from devicekit.errors import WeightsError
 from devicekit.values import LoadResult
-from devicekit.weights.checkpoint import Checkpoint, opened_checkpoint
+from devicekit.weights.checkpoint import Checkpoint
 from devicekit.weights.header import shown
 from devicekit.weights.loading import Loader, bytes_of, shape_of
 from devicekit.weights.reading import Request
@@ -41,7 +41,7 @@ def load_into(
     if torch is None or not isinstance(module, torch.nn.Module):
         why = "into= takes a torch.nn.Module" + ("" if torch else f", and the {loader.backend.name} backend has none")
         raise WeightsError(f"Weights cannot be loaded into a {type(module).__name__}.", why=why)
-    with loader.planning(), opened_checkpoint(path) as found, loader.arrays.plain():
+    with loader.opened(path) as found:
         filling = _Filling(loader, torch, module, found, keys, rename)
         result = filling.run(strict)
     unsaved = [name for name in result.meta_keys if not filling.is_saved(name)]

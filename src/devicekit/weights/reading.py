@@ -15,10 +15,12 @@ from devicekit.staging import Staging
 from devicekit.weights.arrays import Arrays
 from devicekit.weights.checkpoint import Stored
 from devicekit.weights.header import shown
-from devicekit.weights.source import Source
+from devicekit.weights.pages import fresh
+from devicekit.weights.source import BLOCK, Source
 
 __all__ = [
     "PIECE",
+    "ROOM",
     "Filler",
     "HostFiller",
     "Part",
@@ -33,6 +35,8 @@ __all__ = [
 
 PIECE = 4 << 20
 """Bytes read at once: they stay in the cache between reading and casting, and the queue is asked seldom."""
+ROOM = PIECE + BLOCK
+"""Bytes of a buffer in which a piece can lie so that it can be read past the page cache."""
 
 
 class Request(NamedTuple):
@@ -109,11 +113,13 @@ def large_pieces(request: Request) -> Iterator[Piece]:
     """How one tensor is read."""
     entry, dtype, flat = request.stored.entry, request.dtype, request.flat
     step, total = PIECE // dtype.itemsize, entry.nbytes // dtype.itemsize
-    for begin in range(0, total, step):
-        length = min(step, total - begin)
+    begin, length = 0, step - request.stored.source.lead(entry.begin) // dtype.itemsize
+    while begin < total:
+        length = min(length, total - begin)
         part = Part(flat if length == total else flat[begin : begin + length], 0, length)
         offset, nbytes = entry.begin + begin * dtype.itemsize, length * dtype.itemsize
         yield Piece(request.name, request.stored.source, offset, nbytes, dtype, (part,))
+        begin, length = begin + length, step
 
 
 # -- the two ways to fill ------------------------------------------------------------------------
@@ -136,16 +142,28 @@ class HostFiller:
 
     def fill(self, piece: Piece) -> None:
         """Read, and cast where that is asked for."""
-        arrays = self._arrays
+        if not self._in_place(piece):
+            self._through_buffer(piece)
+
+    def _in_place(self, piece: Piece) -> bool:
         target = piece.parts[0].target
-        if len(piece.parts) == 1 and target.dtype == piece.dtype:
-            piece.source.read_into(arrays.bytes_of(target), piece.offset)
-            return
+        if len(piece.parts) > 1 or target.dtype != piece.dtype:
+            return False
+        there = self._arrays.bytes_of(target)
+        if piece.source.start(there, piece.offset):
+            return False
+        piece.source.read_into(there, piece.offset)
+        return True
+
+    def _through_buffer(self, piece: Piece) -> None:
+        arrays = self._arrays
         if self._buffer is None:
-            self._buffer = bytearray(PIECE)
-        piece.source.read_into(memoryview(self._buffer)[: piece.nbytes], piece.offset)
+            self._buffer = fresh(ROOM)
+        room = memoryview(self._buffer)
+        start = piece.source.start(room, piece.offset, piece.dtype.itemsize)
+        piece.source.read_into(room[start : start + piece.nbytes], piece.offset)
         count = piece.nbytes // piece.dtype.itemsize
-        read = arrays.cut(self._buffer, piece.dtype, 0, (count,), count)
+        read = arrays.cut(self._buffer, piece.dtype, start, (count,), count)
         for part in piece.parts:
             arrays.cast(part.target, read[part.begin : part.begin + part.length])
 
@@ -162,7 +180,9 @@ class StagedFiller:
 
     def fill(self, piece: Piece) -> None:
         """Read into a buffer and send its parts on their way."""
-        raw = self._staging.buffer()[: piece.nbytes]
+        room = self._staging.buffer()
+        start = piece.source.start(self._arrays.bytes_of(room), piece.offset, piece.dtype.itemsize)
+        raw = room[start : start + piece.nbytes]
         piece.source.read_into(self._arrays.bytes_of(raw), piece.offset)
         read = self._arrays.seen_as(raw, piece.dtype)
         for part in piece.parts:

@@ -2,11 +2,14 @@
 
 Reading never goes through a mapping: a file that shrinks meanwhile makes a mapped read end in SIGBUS, which no
 ``except`` can catch, while ``preadv`` just returns less. It is also as fast, into a buffer that stays in the cache.
+
+A file can also be read past the system's page cache, from the disk into the memory where the bytes stay (O_DIRECT).
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import mmap
 import os
@@ -17,11 +20,14 @@ from typing import Any
 from devicekit.errors import WeightsError
 from devicekit.weights.header import plain
 
-__all__ = ["FileSource", "MemorySource", "Source", "opened"]
+__all__ = ["BLOCK", "FileSource", "MemorySource", "Source", "opened"]
 
 _NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
 """Linux: a private mapping counts as memory only where it is written to; else a file larger than the memory cannot be
 mapped (proc(5), overcommit_memory). Python names the flag from 3.13 on."""
+BLOCK = 4096
+"""Bytes: what is read past the page cache begins and ends at multiples of it, in the file and in memory. Disks ask for
+512 or for this (open(2), O_DIRECT); where that is too little, the system refuses."""
 
 
 class Source:
@@ -49,8 +55,19 @@ class Source:
         """The whole file as private pages, read when they are touched; None where there is no file."""
         return None
 
-    def will_read(self, offset: int, length: int) -> None:
-        """Tell the system what is read next, where it can be told."""
+    def bypass_cache(self) -> None:
+        """From now on read past the system's page cache, where that is possible."""
+
+    def lead(self, offset: int) -> int:
+        """How far this position is behind the beginning of a block; 0 where nothing is read past the cache."""
+        return 0
+
+    def start(self, room: memoryview, offset: int, itemsize: int = 1) -> int:
+        """How far into this memory the bytes from this position lie right to be read past the cache: under ``BLOCK``.
+
+        0 also where nothing is read past the cache, or numbers of this size would lie across their boundaries.
+        """
+        return 0
 
     def close(self) -> None:
         """Free what was opened; mappings live as long as what was cut from them."""
@@ -69,6 +86,9 @@ class FileSource(Source):
         self.label = plain(path)
         self._origin = origin
         self._map: mmap.mmap | None = None
+        self._direct = -1
+        """A descriptor that reads past the cache; -1: there is none."""
+        self._bypass = False
         self._seeking = threading.Lock()
         try:
             self._fd = _open(path) if descriptor is None else os.dup(descriptor)
@@ -89,7 +109,7 @@ class FileSource(Source):
 
     def read_into(self, view: memoryview, offset: int) -> None:
         """Fill the view; several threads may ask at once."""
-        done = 0
+        done = self._past_cache(view, self._origin + offset) if self._bypass and not self.start(view, offset) else 0
         while done < len(view):
             try:
                 count = self._read_some(view[done:], self._origin + offset + done)
@@ -132,15 +152,57 @@ class FileSource(Source):
         flags = mmap.MAP_PRIVATE | (_NORESERVE if os.uname().sysname == "Linux" else 0)
         return mmap.mmap(self._fd, self.size, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
 
-    def will_read(self, offset: int, length: int) -> None:
-        """Start the reading now, in the background."""
-        if hasattr(os, "posix_fadvise"):
-            with contextlib.suppress(OSError):  # a hint
-                os.posix_fadvise(self._fd, self._origin + offset, length, os.POSIX_FADV_WILLNEED)
+    # -- past the cache ------------------------------------------------------------------------------
+    def bypass_cache(self) -> None:
+        """The same file is opened once more, whatever lies under its name now."""
+        if self._direct < 0 and hasattr(os, "O_DIRECT"):
+            with contextlib.suppress(OSError):  # a file system that cannot, such as tmpfs, or no /proc
+                self._direct = os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+        self._bypass = self._direct >= 0
+
+    def lead(self, offset: int) -> int:
+        """Of the file, wherever the weights begin in it."""
+        return (self._origin + offset) % BLOCK if self._bypass else 0
+
+    def start(self, room: memoryview, offset: int, itemsize: int = 1) -> int:
+        """As far behind the beginning of a block as in the file."""
+        if not self._bypass or not len(room):
+            return 0
+        found = (self.lead(offset) - ctypes.addressof(ctypes.c_char.from_buffer(room))) % BLOCK
+        return found if found % itemsize == 0 else 0
+
+    def _past_cache(self, view: memoryview, position: int) -> int:
+        """Read as far as that goes; the bytes that were read."""
+        done = 0
+        try:
+            while done < len(view):
+                left, inside = len(view) - done, (position + done) % BLOCK
+                if inside or left < BLOCK:
+                    count = self._part_of_block(view[done : done + BLOCK - inside], position + done)
+                else:
+                    count = self._blocks(view[done : done + left // BLOCK * BLOCK], position + done)
+                if count == 0:
+                    break
+                done += count
+        except OSError:  # larger blocks, memory of a driver's; a true fault of the disk will come up again
+            self._bypass = False
+        return done
+
+    def _part_of_block(self, view: memoryview, position: int) -> int:
+        inside = position % BLOCK
+        with mmap.mmap(-1, BLOCK) as block:
+            count = max(0, min(self._blocks(block, position - inside) - inside, len(view)))
+            view[:count] = block[inside : inside + count]
+        return count
+
+    def _blocks(self, room: Any, position: int) -> int:
+        return os.preadv(self._direct, [room], position)
 
     def close(self) -> None:
-        """Close the descriptor; a mapping has its own."""
+        """Close the descriptors; a mapping has its own."""
         os.close(self._fd)
+        if self._direct >= 0:
+            os.close(self._direct)
 
 
 def _open(path: str) -> int:
