@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from devicekit.errors import WeightsError
 from devicekit.host import Host
-from devicekit.staging import ALONE
+from devicekit.staging import copy_alone
 from devicekit.weights.formats import Format
 from devicekit.weights.pages import bytes_at
 
@@ -85,16 +85,8 @@ class TorchArrays:
         return raw.view(dtype)
 
     def cast(self, target: Any, source: Any) -> None:
-        """In pieces that torch does not spread over threads.
-
-        OpenMP would start as many for each of ours as there are processors; torch.set_num_threads would keep it from
-        that, but it also sets the default of every thread that starts later in this process.
-        """
-        if target.numel() <= ALONE:
-            target.copy_(source)
-            return
-        for into, part in zip(target.split(ALONE), source.split(ALONE), strict=True):
-            into.copy_(part)
+        """In pieces that torch does not spread over threads."""
+        copy_alone(self.torch, target, source)
 
     @contextlib.contextmanager
     def plain(self) -> Any:
