@@ -16,7 +16,19 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-PACKAGES = ("torch", "accelerate", "lightning-fabric", "diffusers", "deepspeed", "psutil", "numpy")
+PACKAGES = (
+    "torch",
+    "accelerate",
+    "lightning-fabric",
+    "diffusers",
+    "deepspeed",
+    "safetensors",
+    "transformers",
+    "runai-model-streamer",
+    "fastsafetensors",
+    "psutil",
+    "numpy",
+)
 
 
 @dataclass
