@@ -21,7 +21,7 @@ FLOORS: list[set[str]] = [
     {"backends", "registry"},
     {"request", "probing"},
     {"resolve"},
-    {"batch", "placement", "rng", "reporting", "testing", "weights"},
+    {"batch", "measuring", "placement", "precision", "rng", "reporting", "testing", "weights"},
     {"manager", "isolation"},
     {"demo"},
     {"cli"},

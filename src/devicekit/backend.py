@@ -193,6 +193,13 @@ class Backend(ABC):
             warnings.warn(f"{self.name} has no {dtype}: {stored} is used instead", stacklevel=2)
         return stored
 
+    # -- mixed precision -------------------------------------------------------------------------
+    def autocast_dtypes(self, index: int = 0) -> tuple[Any, ...]:
+        """The 16-bit dtypes that torch's autocast has here and the device computes itself; none: no autocast."""
+        preferred = self.preferred_dtype(index)
+        known = preferred.itemsize == 2 and self.torch.amp.is_autocast_available(self.device_type)
+        return (preferred,) if known else ()
+
     # -- loading -------------------------------------------------------------------------------
     def allocate(self, count: int, dtype: Any, device: Any) -> Any:
         """A flat tensor of so many elements on the device, its contents undefined."""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import torch
 
     from devicekit.batch import Watch
+    from devicekit.measuring import Measurement
+    from devicekit.precision import Autocast
     from devicekit.weights.progress import Progress
     from devicekit.weights.selection import Keys, Rename
 
@@ -246,6 +248,45 @@ class DeviceManager:
             DeviceKitError: it was taken on a device of another type; nothing is changed then.
         """
         rng.set_state(self._backend, self._at, state)
+
+    # -- precision -------------------------------------------------------------------------------
+    def autocast(self, dtype: torch.dtype | None = None) -> Autocast:
+        """A context, or a decorator, in which matrix products and convolutions run in 16 bits where that is native.
+
+        Where it would change nothing, or would be emulated, it does nothing, and its ``enabled`` and ``reason`` say so.
+
+        Args:
+            dtype: bfloat16 or float16; by default this manager's ``dtype``, which is float32 where neither is native.
+
+        Raises:
+            DeviceKitError: there is no autocast to this dtype.
+        """
+        from devicekit import precision
+
+        wanted = self.dtype if dtype is None else self._backend.as_dtype(dtype)
+        return precision.autocast(self._backend, self._at, wanted, asked=dtype is not None)
+
+    def grad_scaler(self, dtype: torch.dtype | None = None, **options: Any) -> torch.amp.GradScaler:
+        """Torch's gradient scaler: enabled for float16, whose small gradients would vanish; passing through for others.
+
+        Args:
+            dtype: what autocast computes in; by default this manager's ``dtype``.
+            options: of ``torch.amp.GradScaler``.
+        """
+        from devicekit import precision
+
+        wanted = self.dtype if dtype is None else self._backend.as_dtype(dtype)
+        return precision.grad_scaler(self._backend, self._at, wanted, options)  # type: ignore[no-any-return]
+
+    # -- time ------------------------------------------------------------------------------------
+    def measure(self, name: str | None = None) -> Measurement:
+        """A context that gives the block's ``seconds``, waiting for the device before and after, and ``peak_memory``.
+
+        The runtime keeps one peak for everybody, which this starts anew.
+        """
+        from devicekit.measuring import Measurement
+
+        return Measurement(self._backend, self._at, name)
 
     # -- memory ----------------------------------------------------------------------------------
     def memory_stats(self) -> MemoryStats:

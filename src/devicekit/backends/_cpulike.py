@@ -6,12 +6,14 @@ import contextlib
 import ctypes
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 from devicekit.backend import Backend
 from devicekit.container import read
 from devicekit.values import MemoryStats
 
+CLEAR_REFS = Path("/proc/self/clear_refs")
 SPARE = 0.05
 """Of the host's memory, for what is not counted: page tables, thread stacks, other processes in the container."""
 
@@ -45,6 +47,12 @@ class CpuLike(Backend):
             unified=True,
             source=source,
         )
+
+    def reset_peak_memory(self, index: int = 0) -> None:
+        """On Linux the kernel starts the peak of the resident set anew (proc_pid_clear_refs(5)); elsewhere it stays."""
+        if self.host.platform == "linux":
+            with contextlib.suppress(OSError), CLEAR_REFS.open("w", encoding="ascii") as reset:
+                reset.write("5")
 
     @contextlib.contextmanager
     def keeping_free(self, part: float, device: Any, index: int = 0) -> Iterator[None]:

@@ -88,6 +88,12 @@ class CudaLike(Backend):
         """Bring that state back."""
         self.runtime.set_rng_state(state, self.device(index))
 
+    def autocast_dtypes(self, index: int = 0) -> tuple[Any, ...]:
+        """float16 on all of them, and bfloat16 where it is preferred, and so native."""
+        torch = self.torch
+        native = self.preferred_dtype(index) is torch.bfloat16
+        return (torch.bfloat16, torch.float16) if native else (torch.float16,)
+
     def staging(self, device: Any, nbytes: int) -> Staging:
         """Pinned buffers and a stream of their own."""
         return StreamStaging(self.torch, nbytes, self.runtime, device, self.allocate)

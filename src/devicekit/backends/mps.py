@@ -44,6 +44,11 @@ class MpsBackend(Backend):
         """bfloat16 on macOS 14 and later, float16 before."""
         return self.torch.bfloat16 if self._has_bfloat16() else self.torch.float16
 
+    def autocast_dtypes(self, index: int = 0) -> tuple[Any, ...]:
+        """Both, or float16 alone before macOS 14."""
+        torch = self.torch
+        return (torch.bfloat16, torch.float16) if self._has_bfloat16() else (torch.float16,)
+
     def storable(self, dtype: Any) -> Any:
         """Metal has no double precision (torch raises TypeError)."""
         torch = self.torch

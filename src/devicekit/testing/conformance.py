@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import gc
 import pickle
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -159,6 +160,17 @@ class BackendConformance:
     def test_a_real_kernel_computes_rightly(self, backend: Backend, at: DeviceInfo) -> None:
         """The verification that doctor runs passes."""
         backend.verify(at.index)
+
+    def test_autocast_computes_in_what_it_claims(self, backend: Backend, at: DeviceInfo) -> None:
+        """Each of ``autocast_dtypes`` is the dtype of a matrix product inside of autocast, without a warning."""
+        _needs_torch(backend)
+        torch = backend.torch
+        matrix = backend.put(torch.ones(8, 8), backend.device(at.index))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for dtype in backend.autocast_dtypes(at.index):
+                with torch.autocast(backend.device_type, dtype=dtype):
+                    assert (matrix @ matrix).dtype == dtype
 
     # -- loading ---------------------------------------------------------------------------------
     @pytest.mark.parametrize("count", [0, 1, 1000])

@@ -6,6 +6,7 @@ build this is, which GPUs it sees, what each question starts, poisons or raises,
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -72,6 +73,7 @@ class FakeTorch:
         self.xpu = FakeXpu(self, real.xpu)
         self.device = Door(self._make_device, real.device, NpuDevice)
         self.Generator = Door(self._make_generator, real.Generator)
+        self.amp = _Over(real.amp, is_autocast_available=self._has_autocast, GradScaler=self._make_scaler)
 
     def __getattr__(self, name: str) -> Any:
         if name in ("npu", "_real"):  # the real one may have an npu in this process; this one has none yet
@@ -117,6 +119,24 @@ class FakeTorch:
     def is_vulkan_available(self) -> bool:
         """Compiled in."""
         return self._build.vulkan
+
+    # -- mixed precision ---------------------------------------------------------------------------
+    def autocast(self, device_type: str, dtype: Any = None, enabled: bool = True, **options: Any) -> Any:
+        """The CPU's, where tensors really are; without the device a warning, and nothing happens."""
+        return self._real.autocast("cpu", dtype=dtype, enabled=self._is_there(device_type, enabled), **options)
+
+    def _make_scaler(self, device: str = "cuda", *args: Any, enabled: bool = True, **options: Any) -> Any:
+        return self._real.amp.GradScaler("cpu", *args, enabled=self._is_there(device, enabled), **options)
+
+    def _is_there(self, device_type: str, wanted: bool) -> bool:
+        """Torch looks for a GPU where the word is cuda, and believes every other word."""
+        if device_type != "cuda" or not wanted or self.cuda.is_available():
+            return wanted
+        warnings.warn("User provided device_type of 'cuda', but CUDA is not available. Disabling", stacklevel=3)
+        return False
+
+    def _has_autocast(self, device_type: str) -> bool:
+        return (device_type == "npu" and "npu" in self.__dict__) or self._real.amp.is_autocast_available(device_type)
 
     # -- devices ---------------------------------------------------------------------------------
     def _register_npu(self) -> None:

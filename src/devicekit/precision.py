@@ -1,0 +1,123 @@
+"""Mixed precision that says what it does: torch calls an autocast enabled that changes nothing, or drops it silently."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from devicekit.backend import Backend
+from devicekit.errors import DeviceKitError
+
+__all__ = ["Autocast", "autocast", "grad_scaler"]
+
+log = logging.getLogger("devicekit")
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Autocast:
+    """A context, or a decorator, in which matrix products and convolutions run in 16 bits; or one that does nothing.
+
+    It can be entered again, also inside of itself.
+    """
+
+    __slots__ = ("_entered", "_start", "dtype", "reason")
+
+    dtype: Any
+    """The dtype that is computed in; None: nothing is changed."""
+    reason: str
+    """Why nothing is changed; empty when it is."""
+
+    def __init__(self, start: Callable[[], Any] | None, dtype: Any, reason: str = "") -> None:
+        self._start = start or contextlib.nullcontext
+        self._entered: list[Any] = []
+        self.dtype = dtype
+        self.reason = reason
+
+    @property
+    def enabled(self) -> bool:
+        """It changes something."""
+        return self.dtype is not None
+
+    def __enter__(self) -> Autocast:
+        started = self._start()
+        started.__enter__()
+        self._entered.append(started)
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._entered.pop().__exit__(*raised)
+
+    def __call__(self, function: Function) -> Function:
+        """The function inside of this context; each call in one of its own, for threads may call it at once."""
+
+        @functools.wraps(function)
+        def inside(*args: Any, **kwargs: Any) -> Any:
+            with self._start():
+                return function(*args, **kwargs)
+
+        return inside  # type: ignore[return-value]  # it has the same signature
+
+    def __repr__(self) -> str:
+        return f"<autocast to {self.dtype}>" if self.enabled else f"<no autocast: {self.reason}>"
+
+
+def autocast(backend: Backend, index: int, dtype: Any, *, asked: bool) -> Autocast:
+    """Autocast to this dtype where the device computes it.
+
+    Args:
+        backend: of the device.
+        index: of the device.
+        dtype: what to compute in.
+        asked: the caller named the dtype, so one warning says when it cannot be.
+
+    Raises:
+        DeviceKitError: no autocast to such a dtype exists.
+    """
+    reason = _reason_against(backend, index, dtype)
+    if not reason:
+        start = functools.partial(backend.torch.autocast, backend.device_type, dtype=dtype)
+        return Autocast(start, dtype)
+    if asked and not _is_float32(backend, dtype):
+        warnings.warn(f"autocast to {dtype} changes nothing here: {reason}", stacklevel=3)
+    log.debug("no autocast: %s", reason)
+    return Autocast(None, None, reason)
+
+
+def _reason_against(backend: Backend, index: int, dtype: Any) -> str:
+    if _is_float32(backend, dtype):
+        return "float32 is what is computed in without autocast"
+    if not backend.needs_torch:
+        return f"{backend.name} has none"
+    torch = backend.torch
+    if dtype not in (torch.float16, torch.bfloat16):
+        raise DeviceKitError(f"There is no autocast to {dtype}.", try_="torch.bfloat16, torch.float16")
+    there = backend.autocast_dtypes(index)
+    if dtype in there:
+        return ""
+    has = f"only {there[0]}".replace("torch.", "") if there else "none"
+    return f"of the 16-bit types this {backend.name} device computes {has} itself"
+
+
+def _is_float32(backend: Backend, dtype: Any) -> bool:
+    return str(dtype).removeprefix("torch.") == "float32" if backend.needs_torch else True
+
+
+def grad_scaler(backend: Backend, index: int, dtype: Any, options: dict[str, Any]) -> Any:
+    """A gradient scaler that scales where float16 is computed in, and passes everything through elsewhere.
+
+    bfloat16 and float32 have the exponents that small gradients need.
+
+    Raises:
+        DeviceKitError: there is no torch.
+    """
+    if not backend.needs_torch:
+        raise DeviceKitError(f"The {backend.name} backend has no gradients to scale.")
+    torch = backend.torch
+    useful = dtype is torch.float16 and dtype in backend.autocast_dtypes(index)
+    enabled = bool(options.pop("enabled", True)) and useful
+    return torch.amp.GradScaler(backend.device_type, enabled=enabled, **options)
