@@ -1,4 +1,4 @@
-"""Mixed precision that says what it does: torch calls an autocast enabled that changes nothing, or drops it silently."""
+"""Mixed precision that says what it does: torch calls enabled what changes nothing, or drops it silently."""
 
 from __future__ import annotations
 
