@@ -17,6 +17,7 @@ import pytest
 
 import devicekit
 from devicekit.errors import DeviceKitError
+from devicekit.formats import FORMATS
 from devicekit.host import Host
 from devicekit.isolation.examination import examine
 from devicekit.isolation.facts import BackendFacts, Findings
@@ -206,6 +207,56 @@ def _runs(pid: int) -> bool:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
         return state != "Z"
     return False
+
+
+MULTIPLYING = """
+    import os
+    from devicekit.backend import Backend
+    from devicekit.values import Availability, DeviceInfo, MemoryStats
+
+    class Acme(Backend):
+        name, device_type, indexed = "acme", "cpu", False
+
+        def probe(self): return Availability.yes([DeviceInfo(0, "Acme 1")])
+        def preferred_dtype(self, index=0): return self.torch.float32
+        def create_generator(self, seed=None, index=0): return self.torch.Generator()
+        def memory_stats(self, index=0): return MemoryStats(source="acme")
+        def empty_cache(self, index=0): pass
+"""
+
+
+def test_a_product_that_aborts_leaves_the_other_formats(module) -> None:  # type: ignore[no-untyped-def]
+    """A kernel that takes the process down is the answer for its format; the others are tried, the device stays."""
+    bent = """
+        def product(self, form, a, b, index=0):
+            return os.abort() if form == "float16" else super().product(form, a, b, index)
+    """
+    module("acme_device", textwrap.dedent(MULTIPLYING) + textwrap.indent(textwrap.dedent(bent), "    "))
+    [device] = backend(examined(ACME, Wanted(verify=True, seconds=20)), "acme").devices
+    assert device.info.usable
+    assert device.verified
+    assert set(device.trials) == set(FORMATS)
+    reason = device.trials["float16"].reason
+    assert reason.startswith("the process was killed by signal SIGABRT while a matrix product was tried on it")
+    assert [form for form, trial in device.trials.items() if not trial.ran] == ["tf32", "float16", "int4"]
+    assert device.contradicted == ()
+
+
+def test_nothing_is_tried_where_the_first_kernel_fails(module) -> None:  # type: ignore[no-untyped-def]
+    """A device that computes nothing is told with one reason, whether its kernel raises or dies."""
+    for ending in ("raise RuntimeError('no image')", "os.abort()"):
+        bent = f"""
+            def verify(self, index=0):
+                {ending}
+
+            def product(self, form, a, b, index=0):
+                os._exit(9)
+        """
+        module("acme_device", textwrap.dedent(MULTIPLYING) + textwrap.indent(textwrap.dedent(bent), "    "))
+        [device] = backend(examined(ACME, Wanted(verify=True, seconds=20)), "acme").devices
+        assert device.broke
+        assert "exit status 9" not in device.info.reason
+        assert device.trials == {}
 
 
 # -- a torch that takes the process down -------------------------------------------------------------

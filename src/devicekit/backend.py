@@ -30,17 +30,27 @@ import logging
 import operator
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+from devicekit import products
 from devicekit.errors import DeviceKitError
 from devicekit.host import Host
 from devicekit.staging import Staging
-from devicekit.values import Availability, DeviceInfo, MemoryStats
+from devicekit.values import AllocatorOption, AttentionCase, Availability, DeviceInfo, MemoryStats
 
 __all__ = ["Backend", "seeded", "whole_seed"]
 
 log = logging.getLogger("devicekit")
+
+SDPA = {
+    "flash": "FLASH_ATTENTION",
+    "memory-efficient": "EFFICIENT_ATTENTION",
+    "cudnn": "CUDNN_ATTENTION",
+    "onednn": "OVERRIDEABLE",
+    "math": "MATH",
+}
+"""Our words for kernels, to the names in ``torch.nn.attention.SDPBackend``."""
 
 
 class Backend(ABC):
@@ -57,6 +67,10 @@ class Backend(ABC):
     """The probe cannot hang: it asks no driver. Others are asked in a thread with a time limit."""
     indexed: ClassVar[bool] = True
     """There can be several devices, so the device is spelled with its index."""
+    masks: ClassVar[tuple[str, ...]] = ()
+    """Variables that hide devices from a process, and so decide which one an index means."""
+    collective: ClassVar[str] = "gloo"
+    """The library that moves this device's tensors between processes, by torch's name for it."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -103,6 +117,9 @@ class Backend(ABC):
     def current_index(self) -> int | None:
         """The device that the user's code has made current; None: it has not chosen."""
         return None
+
+    def make_current(self, index: int = 0) -> None:
+        """Make it the device that is meant where none is named; nothing, where the runtime has no such thing."""
 
     def describe(self, index: int = 0) -> DeviceInfo:
         """All that can be told about a device. May start the runtime, so it is asked in a child process."""
@@ -154,6 +171,10 @@ class Backend(ABC):
         there = tensor.dtype is dtype and tensor.device == device
         return tensor if there else tensor.to(device, dtype)  # by keywords it takes half as long again
 
+    def holds(self, tensor: Any, device: Any) -> bool:
+        """The tensor lies on this device."""
+        return tensor.device.type == device.type and device.index in (None, tensor.device.index)
+
     def move_object(self, x: Any, device: Any, dtype: Any) -> Any:
         """Have a module or a pipeline move itself, through its own ``to``."""
         named = {} if dtype is None else {"dtype": self.narrow(dtype)}
@@ -200,6 +221,76 @@ class Backend(ABC):
         known = preferred.itemsize == 2 and self.torch.amp.is_autocast_available(self.device_type)
         return (preferred,) if known else ()
 
+    # -- attention and compiling ---------------------------------------------------------------
+    def attention_kernels(self, case: AttentionCase, index: int = 0) -> dict[str, str]:
+        """The kernels that torch may take for this attention, in its order of choice, each with the reason against it.
+
+        The reason is empty where the kernel takes the case. What comes after ``math`` is taken only when asked for.
+        """
+        return {"math": ""}
+
+    def flash_attn_problem(self, case: AttentionCase, index: int = 0) -> str:
+        """Why the package flash-attn, if it were installed, would not take this case here; empty when it would.
+
+        It is for NVIDIA and AMD only: https://github.com/Dao-AILab/flash-attention, README.
+        """
+        return f"flash-attn has no kernels for {self.name}"
+
+    def select_attention(self, names: Sequence[str]) -> contextlib.AbstractContextManager[Any]:
+        """A context, for the whole process, in which ``scaled_dot_product_attention`` uses none but these kernels.
+
+        Override it where ``attention_kernels`` has words that are not in ``SDPA``.
+        """
+        attention = self.host.import_module("torch.nn.attention")
+        return attention.sdpa_kernel([getattr(attention.SDPBackend, SDPA[name]) for name in names])  # type: ignore[no-any-return]
+
+    def compile_problem(self, index: int = 0) -> str:
+        """Why ``torch.compile`` cannot generate code for this device; empty when it can.
+
+        Imports torch._inductor to ask, which takes seconds, so it is asked only by who wants to compile.
+        """
+        common = self.host.import_module("torch._inductor.codegen.common")
+        common.init_backend_registration()
+        if common.get_scheduling_for_device(self.device_type) is not None:
+            return ""
+        return f"torch {self.torch.__version__} generates no code for {self.name}"
+
+    # -- number formats --------------------------------------------------------------------------
+    def precisions(self, index: int = 0) -> Mapping[str, str]:
+        """What matrix products the device computes: ``native``, ``emulated`` or ``no`` for each format it can tell of.
+
+        The formats are float64, float32, tf32, bfloat16, float16, float8, int8 and int4; what the words mean stands in
+        :mod:`devicekit.formats`. The row float8 is about float8_e4m3fn and float8_e5m2: who has other types, or not
+        all, adds them by the dtype's name. What is left out cannot be told. May start the runtime.
+        """
+        if not self.needs_torch:
+            return {str(self.preferred_dtype(index)): "native"}
+        torch = self.torch
+        native = (torch.float32, self.preferred_dtype(index), *self.autocast_dtypes(index))
+        told: dict[str, str] = {}
+        for name in ("float64", "float32", "bfloat16", "float16"):
+            dtype = getattr(torch, name)
+            if self.storable(dtype) is not dtype:
+                told[name] = "no"
+            elif dtype in native:
+                told[name] = "native"
+        return told
+
+    def product(self, form: str, a: Any, b: Any, index: int = 0) -> Callable[[], Any]:
+        """The product ``a @ b.T`` of two matrices on the device in this format, ready to be run by its own kernel.
+
+        Both are in the format's dtype; for tf32 in float32, for int4 ``a`` (m, k) is in bfloat16 and ``b`` (n, k) holds
+        whole numbers from 0 to 15 in int32, which stand for -8 to 7.
+        """
+        return products.of(self.torch, form, a, b)
+
+    def traits(self, index: int = 0) -> Mapping[str, str]:
+        """What else is worth knowing about the device, in words for people; ``warning`` is what they should look at.
+
+        May start the runtime, so it is asked in a child process.
+        """
+        return {}
+
     # -- loading -------------------------------------------------------------------------------
     def allocate(self, count: int, dtype: Any, device: Any) -> Any:
         """A flat tensor of so many elements on the device, its contents undefined."""
@@ -222,6 +313,15 @@ class Backend(ABC):
             yield
         finally:
             del ballast
+
+    def expandable_segments(self) -> AllocatorOption:
+        """How to have this runtime's allocator let its segments grow, so that no holes stay between them."""
+        return AllocatorOption(reason=f"no option of {self.name}'s allocator is known to waste less memory")
+
+    def allocator_settings(self) -> tuple[dict[str, str], ...]:
+        """Environment variables that may make this runtime's allocator faster or smaller; ``devicekit tune`` tries."""
+        growing = self.expandable_segments()
+        return ({growing.variables[-1]: growing.option},) if growing.variables else ()
 
     # -- random numbers ------------------------------------------------------------------------
     def draw_normal(self, shape: Sequence[int], seed: int | None, device: Any, dtype: Any) -> Any:

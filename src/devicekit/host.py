@@ -165,6 +165,12 @@ class Host:
         except (ImportError, ValueError):
             return False
 
+    def program(self, name: str) -> str | None:
+        """Where a program is that could be started by this name; None where it is not."""
+        import shutil
+
+        return shutil.which(name, path=self.env.get("PATH"))
+
     def library(self, name: str) -> bool:
         """The dynamic library can be opened. Opening the drivers' libraries starts nothing in them."""
         import ctypes

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 from devicekit import placement, rng
+from devicekit import tuning as _tuning
 from devicekit.resolve import Decision, resolver, warn
 from devicekit.values import LoadResult, MemoryStats, RngState, Weights
 
@@ -18,9 +19,14 @@ if TYPE_CHECKING:
 
     import torch
 
+    from devicekit.attention import Attention, AttentionChoice
     from devicekit.batch import Watch
+    from devicekit.compiling import Compilation
+    from devicekit.distributed import Processes
+    from devicekit.efficient.mode import EfficientMode
     from devicekit.measuring import Measurement
     from devicekit.precision import Autocast
+    from devicekit.tuning import Tuning
     from devicekit.weights.progress import Progress
     from devicekit.weights.selection import Keys, Rename
 
@@ -39,7 +45,8 @@ class DeviceManager:
 
     Args:
         preferred_device: as for :func:`devicekit.resolve_device`.
-        dtype: the dtype to run models in; by default the fastest that the device computes natively.
+        dtype: the dtype to run models in; by default the one of this machine's :attr:`tuning`, else the fastest that
+            the device computes natively.
         strict: raise :class:`~devicekit.DeviceUnavailableError` instead of taking another device.
 
     Raises:
@@ -76,6 +83,7 @@ class DeviceManager:
         self.backend = decision.name
         self.index = decision.index
         self.warning = decision.warning
+        _tuning.begin(decision.backend)
 
     @property
     def _at(self) -> int:
@@ -85,8 +93,19 @@ class DeviceManager:
     def dtype(self) -> torch.dtype:
         """The dtype to run models in. Asking may start the device's runtime, so it is asked on first use."""
         if self._dtype is None:
-            self._dtype = self._backend.preferred_dtype(self._at)
+            tuned, backend = self.tuning, self._backend
+            self._dtype = backend.preferred_dtype(self._at) if tuned is None else getattr(backend.torch, tuned.dtype)
         return self._dtype  # type: ignore[no-any-return]
+
+    @property
+    def tuning(self) -> Tuning | None:
+        """What ``devicekit tune`` measured to be best for this device on this machine; None where nothing counts.
+
+        The default of ``dtype`` goes by it. On the processor it also sets torch's threads, once a process, unless
+        ``OMP_NUM_THREADS``, ``MKL_NUM_THREADS`` or ``torch.set_num_threads`` did. ``DEVICEKIT_TUNING=off`` ignores it.
+        Where something is saved, asking may start the device's runtime.
+        """
+        return _tuning.of(self._backend, self._at)
 
     def __repr__(self) -> str:
         aside = f", warning={self.warning!r}" if self.warning else ""
@@ -176,7 +195,7 @@ class DeviceManager:
             strict: with ``into``, raise when names are missing or unexpected. With ``keys`` it is about the part.
             keys: load a part: a name in the file, a glob pattern such as ``"*.lora_A.*"``, several, or a predicate.
             rename: new names: a dict or a function of the name.
-            workers: threads that read; by default one for each usable CPU, 8 at most, and 8 with ``direct``.
+            workers: threads that read; by default one for each usable CPU, 8 at most; with ``direct`` 24 or 8.
             progress: called with bytes done and in all, one thread at a time; or whether to draw a bar: by default
                 where a person watches stderr and it takes more than a second.
 
@@ -278,6 +297,107 @@ class DeviceManager:
         wanted = self.dtype if dtype is None else self._backend.as_dtype(dtype)
         return precision.grad_scaler(self._backend, self._at, wanted, options)  # type: ignore[no-any-return]
 
+    # -- attention and compiling -----------------------------------------------------------------
+    def attention_backend(
+        self,
+        *,
+        head_dim: int | None = None,
+        dtype: torch.dtype | None = None,
+        mask: bool = False,
+        dropout: float = 0.0,
+        training: bool = False,
+    ) -> Attention:
+        """The kernel that ``scaled_dot_product_attention`` will use on this device, and why not a faster one.
+
+        It goes by torch's rules for the device and by its switches (``sdpa_kernel``, ``enable_flash_sdp``); no tensor
+        is made. Rules about more than this, such as lengths or strides, are not asked.
+
+        Args:
+            head_dim: the last dimension of query, key and value; by default one that every kernel takes.
+            dtype: theirs; by default this manager's ``dtype``.
+            mask: an ``attn_mask`` is given; ``is_causal`` is none.
+            dropout: ``dropout_p``, 0 to 1.
+            training: gradients will be asked for.
+
+        Raises:
+            DeviceKitError: an argument makes no sense.
+        """
+        from devicekit import attention
+
+        wanted = self.dtype if dtype is None else self._backend.as_dtype(dtype)
+        case = attention.as_case(wanted, head_dim=head_dim, mask=mask, dropout=dropout, training=training)
+        return attention.attention(self._backend, self._at, case)
+
+    def attention(self, name: str | None = None) -> AttentionChoice:
+        """A context, or a decorator, in which ``scaled_dot_product_attention`` uses this kernel and no other.
+
+        Torch keeps this for the whole process, so other threads see it too. A diffusers pipeline inside uses its
+        ``native`` backend, if a name is given, or if the one that ``DIFFUSERS_ATTN_BACKEND`` names cannot run here.
+        What the kernel does not take, such as a mask, is torch's error when it is called.
+
+        Args:
+            name: as ``str(dm.attention_backend())`` has it: ``"flash"``, ``"math"``; None: the best one for each call.
+
+        Raises:
+            DeviceKitError: this device, in this manager's ``dtype``, does not have the kernel; at once, not inside.
+        """
+        from devicekit import attention
+
+        case = attention.as_case(self.dtype, head_dim=None, mask=False, dropout=0.0, training=False)
+        return attention.choose(self._backend, self._at, case, name)
+
+    def compile(self, fn_or_module: Any = None, **options: Any) -> Any:
+        """``torch.compile`` where it can generate code for this device; else, and where it fails, all runs plainly.
+
+        A function becomes another one with ``compiled`` and ``reason``. A module is compiled in place and comes back as
+        itself, with its class, parameters and names; ask :meth:`compilation` about it. Copies and pickles of a module
+        are plain ones.
+
+        When the compiler fails, one warning says so, and what it failed on runs as it is, once. From the next call on
+        all runs plainly, whatever the shapes. Errors of the function itself come through. In the backward pass, which
+        may be compiled later, a failure of the compiler is raised by ``backward()``.
+
+        Args:
+            fn_or_module: what to compile; without it a decorator.
+            options: of ``torch.compile``. With a ``backend`` of your own the device need not be one that torch's
+                generates code for.
+
+        Raises:
+            DeviceKitError: it is neither a function nor a module, or ``options`` has both a mode and options.
+        """
+        from devicekit import compiling
+
+        if fn_or_module is None:
+            return lambda thing: compiling.compiled(self._backend, self._at, thing, options)
+        return compiling.compiled(self._backend, self._at, fn_or_module, options)
+
+    def compilation(self, fn_or_module: Any) -> Compilation:
+        """Whether what :meth:`compile` gave is compiled, and why not."""
+        from devicekit import compiling
+
+        return compiling.compilation(fn_or_module)
+
+    def supports(self, dtype: torch.dtype | str) -> str:
+        """How this device computes matrix products in a dtype: ``native``, ``emulated`` or ``no``.
+
+        ``native``: on its own units for it. ``emulated``: through another format, or, though narrower than float32, far
+        slower than it. ``no``: they raise, the values cannot be stored, or the backend does not say that they can.
+        Other dtypes (int64, bool, complex64 and the like) are ``native`` where they can be stored.
+
+        The float8 types are told apart: MI300 has only the ``fnuz`` ones, other GPUs float8_e4m3fn and float8_e5m2.
+        Asking may start the device's runtime. ``devicekit doctor --verify`` tries every format.
+
+        Args:
+            dtype: a dtype, or one of float64, float32, tf32 (for float32 products), bfloat16, float16, float8 (of any
+                kind), int8, int4 (for weights).
+
+        Raises:
+            DeviceKitError: it is neither.
+        """
+        from devicekit import formats
+
+        return formats.supports(self._backend, self._at, dtype)
+
     # -- time ------------------------------------------------------------------------------------
     def measure(self, name: str | None = None) -> Measurement:
         """A context that gives the block's ``seconds``, waiting for the device before and after, and ``peak_memory``.
@@ -313,6 +433,29 @@ class DeviceManager:
     def reset_peak_memory(self) -> None:
         """Start ``memory_stats().peak`` anew, where the runtime keeps a peak that can be reset."""
         self._backend.reset_peak_memory(self._at)
+
+    def set_memory_efficient_mode(self, target: object = None) -> EfficientMode:
+        """Switch on what saves memory on this device, and say in words what was done, what was not, and why.
+
+        A pipeline of diffusers is moved here where it fits, and offloaded to the CPU where it does not, as its bytes
+        and ``memory_stats().available`` tell; its VAE decodes in slices and tiles. Where torch has no fused kernel,
+        attention is computed in slices. A module gets gradient checkpointing, which only training uses. Nothing is
+        switched on twice, and what fails is told, not raised.
+
+        Args:
+            target: a pipeline, a ``torch.nn.Module``, or None: the process, whose allocator is set while its runtime
+                has not started.
+
+        Returns:
+            ``done`` and ``not_done``, sentences; true when something was switched on; ``undo()`` brings all of it back.
+
+        Raises:
+            DeviceKitError: the target is none of these.
+        """
+        from devicekit.efficient.mode import Here
+        from devicekit.efficient.switching import switch_on
+
+        return switch_on(Here(self._backend, self.device, self._at, self.memory_stats), target)
 
     @overload
     def find_batch_size(
@@ -370,6 +513,38 @@ class DeviceManager:
 
         finder = Finder(self._backend, self.device, self._at, start, limit, headroom, progress)
         return finder.decorate if step is None else finder.largest(step)
+
+    # -- several processes -----------------------------------------------------------------------
+    @property
+    def distributed_backend(self) -> str | None:
+        """The library that moves this device's tensors between processes, as torch calls it: ``nccl`` (cuda, rocm),
+        ``xccl`` (xpu), ``hccl`` (npu), ``gloo`` (cpu, mps). None where this torch does not have it, and without torch.
+        """
+        from devicekit import distributed
+
+        return distributed.collective(self._backend)
+
+    def init_distributed(self, backend: str | None = None, *, timeout: float = 600.0) -> Processes:
+        """Join the other processes that torchrun has started, each with its own device; alone, do nothing.
+
+        Under torchrun (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT are set) this device becomes the
+        runtime's current one, and torch's process group is made. A process group that is there already is kept, and is
+        not taken down here. Without torchrun this is rank 0 of 1, and no process group is made.
+
+        Use the result as a context, or keep it: the process group is taken down once, also when the process ends
+        without an error. On a GPU each process needs one of its own: ask for ``"cuda"``, not for ``"cuda:0"``.
+
+        Args:
+            backend: the collective library; by default ``distributed_backend``.
+            timeout: seconds to wait for the others to come, and in each collective after that.
+
+        Raises:
+            DeviceKitError: the environment is incomplete or makes no sense; the library is missing; or, in all of them
+                alike: one does not come, has another library, or shares a device that cannot be shared.
+        """
+        from devicekit import distributed
+
+        return distributed.start(self._backend, self.device, self.index, backend, timeout)
 
     # -- telling ---------------------------------------------------------------------------------
     def report(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from devicekit.host import Host
 from devicekit.request import PINS
 from devicekit.resolve import resolver
 
-__all__ = ["info", "machine", "versions"]
+__all__ = ["info", "machine", "processor", "versions"]
 
 # Packages whose versions explain most device troubles.
 PACKAGES = (
@@ -34,12 +34,15 @@ PACKAGES = (
 # Variables that change which devices are seen, or how.
 VARIABLES = (
     *PINS,
+    "DEVICEKIT_TUNING",
     "LOCAL_RANK",
     "CUDA_VISIBLE_DEVICES",
     "CUDA_DEVICE_ORDER",
     "HIP_VISIBLE_DEVICES",
     "ROCR_VISIBLE_DEVICES",
     "HSA_OVERRIDE_GFX_VERSION",
+    "HIPBLASLT_ALLOW_TF32",
+    "TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL",
     "ZE_AFFINITY_MASK",
     "ASCEND_RT_VISIBLE_DEVICES",
     "PYTORCH_ENABLE_MPS_FALLBACK",
@@ -98,7 +101,7 @@ def machine(host: Host) -> dict[str, Any]:
         "architecture": host.machine,
         "python": platform.python_version(),
         "executable": sys.executable,
-        "processor": _processor(host),
+        "processor": processor(host),
         "cpu_features": [name for name in CPU_FEATURES if features.get(name)],
         "cpus": os.cpu_count(),
         "usable_cpus": usable_cpus(host.cgroup()),
@@ -117,7 +120,8 @@ def cpu_features(host: Host) -> dict[str, bool]:
     return {renamed.get(word, word): True for word in words}
 
 
-def _processor(host: Host) -> str:
+def processor(host: Host) -> str:
+    """The processor's name, as the kernel or Python tells it."""
     return _cpuinfo(host, "model name") or platform.processor() or host.machine
 
 

@@ -7,7 +7,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Availability", "DeviceInfo", "Explanation", "LoadResult", "MemoryStats", "RngState", "Verdict", "Weights"]
+__all__ = [
+    "AllocatorOption",
+    "AttentionCase",
+    "Availability",
+    "DeviceInfo",
+    "Explanation",
+    "LoadResult",
+    "MemoryStats",
+    "RngState",
+    "Verdict",
+    "Weights",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +87,54 @@ def _count(devices: list[DeviceInfo]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class AttentionCase:
+    """What a scaled dot-product attention will be given, as far as the choice of a kernel depends on it."""
+
+    dtype: Any
+    head_dim: int | None = None
+    """The last dimension of query, key and value; None: one that every kernel takes."""
+    mask: bool = False
+    dropout: float = 0.0
+    training: bool = False
+    """Gradients will be asked for."""
+
+    def against(
+        self,
+        dtypes: Iterable[Any],
+        *,
+        head_dim: int | None = None,
+        multiple: int = 1,
+        mask: bool = True,
+        dropout: bool = True,
+        training: bool = True,
+    ) -> str:
+        """The first reason against a kernel that takes only this; empty when it takes this case.
+
+        Args:
+            dtypes: those that it takes.
+            head_dim: the largest that it takes; None: any.
+            multiple: of which the head dim must be one.
+            mask: it takes a mask.
+            dropout: it drops out.
+            training: it has gradients.
+        """
+        if self.dtype not in tuple(dtypes):
+            return f"{str(self.dtype).removeprefix('torch.')} is not taken"
+        for asked, taken, reason in (
+            (self.mask, mask, "a mask is given"),
+            (self.dropout > 0, dropout, "dropout is asked for"),
+            (self.training, training, "gradients are asked for"),
+        ):
+            if asked and not taken:
+                return reason
+        if self.head_dim is None:
+            return ""
+        if head_dim is not None and self.head_dim > head_dim:
+            return f"head dim {self.head_dim} > {head_dim}"
+        return f"head dim {self.head_dim} is no multiple of {multiple}" if self.head_dim % multiple else ""
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryStats:
     """Memory in bytes. None means that this runtime cannot tell; it never stands for zero."""
 
@@ -97,6 +156,22 @@ class MemoryStats:
     def to_dict(self) -> dict[str, Any]:
         """The same as a JSON-able dict."""
         return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class AllocatorOption:
+    """An option of a runtime's allocator that wastes less memory, and the variables that it is read from."""
+
+    variables: tuple[str, ...] = ()
+    """In the order in which the runtime looks for one that is set; every version reads the first. Empty: no option."""
+    option: str = ""
+    """Name and value, with a colon between them."""
+    excludes: tuple[str, ...] = ()
+    """How options begin that cannot stand beside it."""
+    late: bool = False
+    """The runtime has started, and has read its variables."""
+    reason: str = ""
+    """Why there is no option, and what there is instead; with one, what else it changes."""
 
 
 @dataclass(frozen=True, slots=True)

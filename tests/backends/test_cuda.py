@@ -580,3 +580,25 @@ def test_every_cuda_machine_is_explained_on_every_platform() -> None:
             if machine.build is not None and machine.build.cuda:
                 with simulated_machine(machine, platform=platform):
                     assert "its probe raised" not in _verdict().reason, (name, platform, sys.platform)
+
+
+@pytest.mark.parametrize(
+    ("machine", "told"),
+    [
+        ("cuda-laptop", {"compute capability": "8.6"}),
+        ("jetson", {"compute capability": "8.7", "memory": "shared with the host"}),
+    ],
+)
+def test_what_else_there_is_to_say(machine: str, told: dict[str, str]) -> None:
+    """The compute capability, and whose memory it is."""
+    with simulated_machine(machine):
+        assert dk.DeviceManager()._backend.traits() == told
+
+
+def test_the_cards_that_compute_nan_are_warned_of() -> None:
+    """float16 is native on a GTX 16xx, and still no good idea."""
+    card = Card("NVIDIA GeForce GTX 1660 SUPER", "6GiB", "sm_75")
+    with simulated_machine(replace(MACHINES["cuda-laptop"], cards=(card,))):
+        dm = dk.DeviceManager()
+        assert (dm.supports("float16"), dm.dtype) == ("native", torch.float32)
+        assert "NaN" in dm._backend.traits()["warning"]

@@ -152,3 +152,12 @@ def test_wrong_numbers_are_found_out() -> None:
         dm = dk.DeviceManager()
         with pytest.raises(dk.DeviceKitError, match="mps computes wrong numbers"):
             dm._backend.verify()
+
+
+@pytest.mark.parametrize(("value", "warned"), [(None, False), ("0", False), ("1", True)])
+def test_operations_that_run_elsewhere_are_warned_of(value: str | None, warned: bool) -> None:
+    """With the fallback switched on an operation may run on the CPU, and slowly."""
+    with simulated_machine("mac", env={} if value is None else {"PYTORCH_ENABLE_MPS_FALLBACK": value}):
+        told = dk.DeviceManager()._backend.traits()
+    assert told["memory"] == "shared with the host"
+    assert ("warning" in told) is warned

@@ -182,3 +182,14 @@ def test_after_the_start_the_chip_is_described() -> None:
         host.torch().npu.init()
         (device,) = _verdict().devices
     assert (device.name, device.total_memory, device.bfloat16) == ("Ascend910B3", 64 << 30, True)
+
+
+@pytest.mark.parametrize(
+    ("chip", "name", "words"), [("Ascend910B3", "float32", "HF32"), ("Ascend310P3", "warning", "computed in float16")]
+)
+def test_how_float32_is_really_computed_is_told(chip: str, name: str, words: str) -> None:
+    """The chip's number, and the format that stands in for float32; on old chips that is a warning."""
+    with simulated_machine(npu=1, architecture=chip):
+        told = dk.DeviceManager()._backend.traits()
+    assert set(told) == {"SoC", name}
+    assert words in told[name]

@@ -12,6 +12,8 @@ import devicekit as dk
 from devicekit.testing import Card, Machine, simulated_machine
 from devicekit.testing.machines import ROCM_BUILD
 
+SWITCH = "TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL"
+
 
 def _verdict(backend: str = "rocm") -> dk.Verdict:
     return next(v for v in dk.explain().verdicts if v.backend == backend)
@@ -216,3 +218,43 @@ def test_the_versions_are_rocms() -> None:
     with simulated_machine("amd-workstation"):
         versions = dk.DeviceManager().report()["versions"]
     assert (versions["hip"], versions["rocm"]) == ("7.1.25424", "7.1.0")
+
+
+# -- what else there is to say ---------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("gfx", "env", "float8", "attention"),
+    [
+        ("gfx942", {}, "float8_e4m3fnuz, float8_e5m2fnuz", "yes"),
+        ("gfx950", {}, "float8_e4m3fn, float8_e5m2", "yes"),
+        ("gfx1201", {}, "float8_e4m3fn, float8_e5m2", "yes"),
+        ("gfx1100", {}, "none", "yes"),
+        ("gfx1101", {}, "none", f"it is experimental on gfx1101: {SWITCH}=1 before the start"),
+        ("gfx1101", {SWITCH: "0"}, "none", f"it is experimental on gfx1101: {SWITCH}=1 before the start"),
+        ("gfx1101", {SWITCH: "1"}, "none", "yes"),
+        ("gfx1030", {SWITCH: "1"}, "none", "AOTriton has no attention for gfx1030"),
+    ],
+)
+def test_float8_types_and_attention_are_told(gfx: str, env: dict[str, str], float8: str, attention: str) -> None:
+    """Which float8 types the chip multiplies, and the switch that makes experimental attention work."""
+    with simulated_machine(rocm=1, architecture=gfx, env=env, build=replace(ROCM_BUILD, architectures=())):
+        told = dk.DeviceManager()._backend.traits()
+    assert told["float8 types"] == float8
+    assert told["flash and memory-efficient attention"] == attention
+    assert "warning" not in told
+
+
+def test_a_pretended_chip_is_warned_of() -> None:
+    """The variable is named with its value and the chip that it stands for."""
+    with simulated_machine(rocm=1, architecture="gfx1031", env={"HSA_OVERRIDE_GFX_VERSION": "10.3.0"}):
+        told = dk.DeviceManager()._backend.traits()["warning"]
+    assert told.startswith("HSA_OVERRIDE_GFX_VERSION=10.3.0 ")
+    assert "gfx1030" in told
+
+
+@pytest.mark.parametrize(
+    ("gfx", "value", "told"), [("gfx942", "", True), ("gfx942", "1", False), ("gfx1100", "", False)]
+)
+def test_the_switch_for_tf32_is_told_where_it_may_be_needed(gfx: str, value: str, told: bool) -> None:
+    """Only MI300 has TF32, and some torch asks for a variable."""
+    with simulated_machine(rocm=1, architecture=gfx, env={"HIPBLASLT_ALLOW_TF32": value}):
+        assert ("HIPBLASLT_ALLOW_TF32=1" in dk.DeviceManager()._backend.traits().get("tf32", "")) is told

@@ -121,3 +121,20 @@ def test_the_generator_is_the_gpus() -> None:
         assert str(dm.create_generator(1).device) == "xpu:0"
         assert torch.equal(dm.create_generator(1).get_state(), dm.create_generator(1).get_state())
         assert dm.report()["versions"]["xpu"] == "20250301"
+
+
+def test_what_else_there_is_to_say() -> None:
+    """Matrix units, and whose memory it is."""
+    with simulated_machine(xpu=1):
+        assert dk.DeviceManager()._backend.traits() == {"matrix units (XMX)": "yes"}
+    with simulated_machine("intel-igpu"):
+        told = {"matrix units (XMX)": "no", "memory": "shared with the host"}
+        assert dk.DeviceManager()._backend.traits() == told
+
+
+def test_a_torch_without_a_kernel_has_no_such_format() -> None:
+    """Which kernels there are is asked of the dispatcher, for they came one by one."""
+    with simulated_machine(xpu=1) as host:
+        fake, dm = host.torch(), dk.DeviceManager()
+        fake._C._dispatch_has_kernel_for_dispatch_key = lambda operation, key: False
+        assert [dm.supports(form) for form in ("float8", "int8", "int4")] == ["no"] * 3

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from devicekit import __version__
 from devicekit.request import CHOICE_FILE
@@ -46,6 +47,10 @@ def normalised(text: str) -> str:
     return text.replace(f"{platform.system()} {platform.release()}", "<system>")
 
 
+# The processor's kernels are this process's, and the snapshots show what the newest torch has.
+@pytest.mark.skipif(
+    not torch._C._dispatch_has_kernel_for_dispatch_key("aten::_scaled_mm", "CPU"), reason="this torch is too old"
+)
 @pytest.mark.parametrize(
     "machine", ["cuda-laptop", "amd-workstation", "mac", "ascend-no-cann", "intel-igpu", "container-2gib"]
 )
@@ -95,7 +100,12 @@ def test_json_has_everything_and_unknown_is_null() -> None:
     assert device["total_memory"] == 28 * 2**30
     assert device["free_memory"] is None
     assert "doesn't support querying the available free memory" in device["memory_source"]
-    assert device["dtypes"] == {"float32": True, "float64": False, "float16": True, "bfloat16": True}
+    assert device["precisions"] == {
+        "float64": "no", "float32": "native", "tf32": "no", "bfloat16": "native", "float16": "native",
+        "float8": "emulated", "int8": "emulated", "int4": "emulated",
+    }  # fmt: skip
+    assert device["traits"] == {"matrix units (XMX)": "no", "memory": "shared with the host"}
+    assert device["trials"] == {}
     assert device["verified"] is None
     assert told["saved_choice"] is None
     assert told["requirement"] is None
@@ -195,10 +205,64 @@ def test_verify_finds_what_no_probe_can(fault: str, reason: str) -> None:
 
 
 def test_verify_tells_what_ran() -> None:
-    """A kernel that ran and was right is told of every usable device."""
+    """A kernel that ran and was right is told of every usable device, and of every format what a product in it did."""
     code, out, _ = run_on("cuda-laptop", "doctor", "--verify")
     assert code == 0
     assert out.count("a test kernel ran and was right") == 3
+    cuda = out.partition("cuda:0")[2].partition("  cpu ")[0]
+    assert re.findall(r"^ +(\w+) +(native|emulated|no),? ", cuda, re.MULTILINE) == [
+        ("float64", "native"), ("float32", "native"), ("tf32", "native"), ("bfloat16", "native"), ("float16", "native"),
+        ("float8", "no"), ("int8", "native"), ("int4", "emulated"),
+    ]  # fmt: skip
+    assert re.search(r"tf32 +native, ran, [0-9.e+-]+x float32\n", cuda)
+    assert "float8    no (RuntimeError: torch._scaled_mm is only supported on CUDA devices with" in cuda
+    assert "and yet" not in out
+
+
+BENT = """
+    import torch
+    from devicekit.backend import Backend
+    from devicekit.values import Availability, DeviceInfo, MemoryStats
+
+    class Acme(Backend):
+        name, device_type, indexed = "acme", "cpu", False
+
+        def probe(self): return Availability.yes([DeviceInfo(0, "Acme 1")])
+        def preferred_dtype(self, index=0): return torch.float32
+        def create_generator(self, seed=None, index=0): return torch.Generator()
+        def memory_stats(self, index=0): return MemoryStats(source="acme")
+        def empty_cache(self, index=0): pass
+        def precisions(self, index=0): return {"float32": "native", "float16": "no", "int8": "native"}
+        def traits(self, index=0): return {"warning": "hot", "cores": "8"}
+        def product(self, form, a, b, index=0):
+            if form == "int8":
+                raise RuntimeError("acme_mul: no such unit")
+            return super().product(form, a, b, index)
+"""
+
+
+def test_a_claim_that_a_kernel_contradicts_is_a_problem(tmp_path: Path) -> None:
+    """A format that is called native and fails, and one that is called missing and runs, are told as what they are."""
+    name = "acme_bent_for_doctor"
+    (tmp_path / f"{name}.py").write_text(textwrap.dedent(BENT))
+    sys.path.insert(0, str(tmp_path))
+    try:
+        machine = replace(LAPTOP, entry_points={"devicekit.backends": {"acme": f"{name}:Acme"}})
+        code, out, _ = run_on(machine, "doctor", "--verify")
+        unasked, plain, _ = run_on(machine, "doctor")
+    finally:
+        sys.path.remove(str(tmp_path))
+    assert (code, unasked) == (1, 0)
+    assert "native, and yet it did not run (RuntimeError: acme_mul: no such unit)" in out
+    assert re.search(r"float16 +no, and yet it ran", out)
+    assert re.search(r"bfloat16 +unknown, ran", out)
+    assert "Result: 2 problems." in out
+    assert "1. acme computes float16, and devicekit says that it does not." in out
+    assert "2. acme does not compute int8, and devicekit says that it does." in out
+    assert "why: RuntimeError: acme_mul: no such unit" in out
+    assert "formats: native float32, int8; no float16" in plain
+    assert "Note: acme: hot." in plain
+    assert "cores: 8" in plain
 
 
 def test_a_backend_that_aborts_is_a_problem_though_others_work() -> None:

@@ -20,7 +20,8 @@ pytestmark = pytest.mark.slow
 def test_json_is_one_document_with_stable_keys() -> None:
     """`info --json` prints one document, with the same keys on every machine."""
     keys = [
-        "decision", "automatic", "warnings", "machine", "memory", "torch", "backends", "versions", "environment",
+        "decision", "automatic", "warnings", "machine", "memory", "torch", "backends", "versions", "tuning",
+        "environment",
     ]  # fmt: skip
     for machine in ("cuda-laptop", "no-torch"):
         code, out, err = run_on(machine, "info", "--json")
@@ -38,6 +39,18 @@ def test_a_machine_with_an_accelerator_is_told_whole() -> None:
         "avx2 avx512_f", "driver", "CUDA_VISIBLE_DEVICES", "torch 2.13.0+cu130 is built for CUDA 13.0, not ROCm",
     ):  # fmt: skip
         assert " ".join(said.split()) in " ".join(out.split())
+
+
+def test_number_formats_are_a_table() -> None:
+    """Each usable device has a row, with a word for each format; what cannot be told is unknown."""
+    _, out, _ = run_on("ascend", "info")
+    table = out.partition("Number formats\n")[2].partition("\n\n")[0].splitlines()
+    assert table[0].split() == [
+        "device", "float64", "float32", "tf32", "bfloat16", "float16", "float8", "int8", "int4",
+    ]  # fmt: skip
+    assert table[1].split() == ["npu:0", "no", "native", "no", "native", "native", "unknown", "unknown", "unknown"]
+    assert [line.split()[0] for line in table[2:]] == ["cpu", "numpy"]
+    assert "  npu:0  SoC" in out.partition("Traits\n")[2]
 
 
 def test_versions_are_those_of_the_examined_torch() -> None:

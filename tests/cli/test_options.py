@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 import pytest
 from hypothesis import assume, example, given
@@ -15,7 +16,7 @@ from tests.cli.calling import Ran, run
 # A machine of its own, so that what is saved is saved nowhere.
 HOST = FakeHost("cpu")
 
-WORDS = ("use", "info", "doctor", "demo")
+WORDS = ("use", "info", "doctor", "bench", "tune", "demo")
 texts = st.one_of(
     st.text(max_size=20),
     st.builds("{}{}".format, st.sampled_from(["--", "-", "cuda:", "", "npu"]), st.text(max_size=8)),
@@ -82,3 +83,28 @@ def test_an_option_of_the_demo(option: str, text: str) -> None:
         assume(option != "--top" or int(text) < 1)
     assume(option != "--device" or text.strip().lower() not in {"", "auto", "gpu", "cpu", "numpy"})
     _is_a_message(_answer("demo", f"{option}={text}", *([] if option == "--input" else ["--input=/no/such/file"])))
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--only", "--dtype", "--batch-sizes", "--hidden-sizes", "--iterations", "--duration", "--plot", "--output"],
+)
+@given(text=texts)
+@example(text="\0")
+@example(text="1,,x")
+@example(text="/no/such/folder/x.png")
+def test_an_option_of_the_bench(option: str, text: str) -> None:
+    """Words, numbers and files that are none are mistakes in words, and so is the device that is asked for here."""
+    ran = _answer("bench", "--device=none", f"{option}={text}")
+    _is_a_message(ran)
+    assert ran.code == 2
+
+
+@pytest.mark.parametrize("option", ["--load", "--duration", "--device"])
+@given(text=texts)
+@example(text="\0")
+@example(text="/dev/null")
+def test_an_option_of_the_tuning(option: str, text: str) -> None:
+    """A file, a time or a device that is none is a mistake in words, and with --show nothing is measured."""
+    assume(option != "--load" or text == "/dev/null" or not Path(text.replace("\0", "")).exists())
+    _is_a_message(_answer("tune", f"{option}={text}", *([] if option == "--load" else ["--show"])))

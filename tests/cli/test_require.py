@@ -23,7 +23,7 @@ CARD = DeviceFacts(
     label="cuda:0",
     info=DeviceInfo(0, "a card", architecture="sm_86", total_memory=24 * GIB, free_memory=None, bfloat16=True),
     memory_source="a test",
-    dtypes={"float32": True, "float64": True, "float16": None, "bfloat16": True, "float8": False},
+    precisions={"float32": "native", "float64": "native", "bfloat16": "native", "float8": "no", "int4": "emulated"},
 )
 SUBJECT = Subject(
     TorchFacts(True, version="2.13.0+cu130"),
@@ -49,6 +49,8 @@ def met(text: str, subject: Subject = SUBJECT) -> bool:
         ("bf16", True),
         ("BFloat16", True),
         ("not fp64", False),
+        ("fp8", False),
+        ("not float8 and not int4", True),
         ("gpu and accelerator", True),
         ("cuda", True),
         ("rocm", False),
@@ -117,6 +119,10 @@ def test_what_is_unknown_does_not_matter_where_another_term_decides() -> None:
         ("memory>=32GiB", "total memory is 24.0 GiB (a test)"),
         ("free>=1GiB", "free memory is unknown: a test"),
         ("fp16", "whether it computes float16 natively cannot be told"),
+        ("fp8", "float8 is not there"),
+        ("int4", "int4 is emulated"),
+        ("bf16", "bfloat16 is native"),
+        ("tf32", "whether it computes tf32 natively cannot be told"),
         ("rocm", "the backend is cuda"),
         ("devices>=3", "cuda has 2 usable"),
         ("capability>=9.0", "compute capability is 8.6"),

@@ -16,7 +16,9 @@ import numpy
 import pytest
 import torch
 
-from devicekit.testing import MACHINES, Build, Card, FakeTorch, Machine
+import devicekit as dk
+from devicekit.formats import attempt
+from devicekit.testing import MACHINES, Build, Card, FakeTorch, Machine, simulated_machine
 from devicekit.testing.fake_cuda import FakeCuda
 from devicekit.testing.fake_mps import FakeMps, FakeMpsBackend
 from devicekit.testing.fake_runtime import FakeRuntime
@@ -430,3 +432,30 @@ def test_metals_limit_can_be_changed() -> None:
 def test_tensors_are_real() -> None:
     """NumPy's, too."""
     assert _fake("two-gpus").from_numpy(numpy.ones(2)).sum() == 2
+
+
+# -- kernels ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("operation", "key", "there"),
+    [
+        ("_scaled_mm", "XPU", True),
+        ("_scaled_mm", "MPS", False),
+        ("_int_mm", "CUDA", True),
+        ("_weight_int4pack_mm", "MPS", True),
+        ("_weight_int4pack_mm", "XPU", False),
+        ("mm", "CPU", True),
+        ("mm", "MTIA", False),
+    ],
+)
+def test_the_dispatcher_knows_what_a_build_for_the_device_has(operation: str, key: str, there: bool) -> None:
+    """Accelerators' kernels for formats are those of torch's own list; all others are this process's."""
+    assert _fake("cpu")._C._dispatch_has_kernel_for_dispatch_key(f"aten::{operation}", key) is there
+
+
+def test_a_kernel_that_is_empty_computes_wrongly_in_silence() -> None:
+    """The product of 4-bit weights on a card before sm_80 raises nothing, as on a real one, and is no product."""
+    with simulated_machine(cuda=1, architecture="sm_75"):
+        backend = dk.DeviceManager()._backend
+        trial = attempt(backend, 0, "int4", timed=False)
+    assert not trial.ran
+    assert trial.reason.startswith("it computes wrong numbers")

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from devicekit.backend import Backend
 from devicekit.container import read
-from devicekit.values import MemoryStats
+from devicekit.values import AllocatorOption, MemoryStats
 
 CLEAR_REFS = Path("/proc/self/clear_refs")
 SPARE = 0.05
@@ -79,6 +79,13 @@ class CpuLike(Backend):
             yield
         finally:
             resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+    def expandable_segments(self) -> AllocatorOption:
+        """Nothing is cached, so there is nothing to set; the C library reads its own variables before Python runs."""
+        reason = "the processor's memory goes back to the C library at once, so there is nothing to switch on"
+        if self.host.platform == "linux":
+            reason += "; for many threads start the process with MALLOC_ARENA_MAX=2, or with jemalloc in LD_PRELOAD"
+        return AllocatorOption(reason=reason)
 
     def _own_process(self) -> Any | None:
         """Kept, because making it costs more than asking it; made anew after a fork. None without psutil."""

@@ -30,6 +30,10 @@ class CudaLike(Backend):
             return None
         return int(self.runtime.current_device()) or None
 
+    def make_current(self, index: int = 0) -> None:
+        """Starts the runtime, with a context on this device."""
+        self.runtime.set_device(index)
+
     def create_generator(self, seed: int | None = None, index: int = 0) -> Any:
         """A generator on this device."""
         return seeded(self.torch.Generator(device=self.device(index)), seed)
@@ -93,6 +97,10 @@ class CudaLike(Backend):
         torch = self.torch
         native = self.preferred_dtype(index) is torch.bfloat16
         return (torch.bfloat16, torch.float16) if native else (torch.float16,)
+
+    def triton_problem(self) -> str:
+        """Inductor writes Triton for CUDA, ROCm and XPU, and torch depends on it only where wheels of it exist."""
+        return "" if self.host.installed("triton") else "triton is not installed: pip install triton"
 
     def staging(self, device: Any, nbytes: int) -> Staging:
         """Pinned buffers and a stream of their own."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import re
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from devicekit.backends import _nvml, _visible
 from devicekit.backends._cudalike import FORK_FIX, FORKED, CudaLike
 from devicekit.host import compiled_accelerator
-from devicekit.values import Availability, DeviceInfo, MemoryStats
+from devicekit.values import AllocatorOption, AttentionCase, Availability, DeviceInfo, MemoryStats
 
 log = logging.getLogger("devicekit")
 
@@ -30,6 +31,8 @@ class CudaBackend(CudaLike):
 
     name = "cuda"
     driver_source = "cudaMemGetInfo (the whole GPU)"
+    masks = (MASK,)
+    collective = "nccl"
 
     # -- is it here ------------------------------------------------------------------------------
     def probe(self) -> Availability:
@@ -263,3 +266,116 @@ class CudaBackend(CudaLike):
             return self.torch.bfloat16
         name = str(self.runtime.get_device_name(index))
         return self.torch.float16 if major == 7 and "GTX 16" not in name else self.torch.float32
+
+    def precisions(self, index: int = 0) -> Mapping[str, str]:
+        """By compute capability.
+
+        Sources: arithmetic throughput and element types in the CUDA C Programming Guide (float16 is 64 times slower
+        than float32 on sm_61; products of 8-bit integers from sm_72 on); in aten/src/ATen/native/cuda ScaledBlas.cpp
+        (``_scaled_mm_allowed_device``) and int4mm.cu, whose kernel is empty before sm_80.
+        """
+        code = self._capability(index)
+        told = {"float64": "native", "float32": "native"}
+        told["tf32"] = "native" if code >= 80 else "no"
+        told["bfloat16"] = "native" if code >= 80 else "emulated"
+        told["float16"] = "native" if code >= 70 or code in (53, 60, 62) else "emulated"
+        told["float8"] = "native" if code >= 89 else "no"
+        if code >= 72:  # before it is left to cuBLASLt
+            told["int8"] = "native"
+        told["int4"] = "emulated" if code >= 80 else "no"
+        return told
+
+    def traits(self, index: int = 0) -> Mapping[str, str]:
+        """The compute capability, shared memory, and the one generation that computes NaN."""
+        code = self._capability(index)
+        told = {"compute capability": f"{code // 10}.{code % 10}"}
+        if self._integrated(index):
+            told["memory"] = "shared with the host"
+        if "GTX 16" in str(self.runtime.get_device_name(index)):
+            told["warning"] = "convolutions in float16 are known to give NaN on the GTX 16xx; dm.dtype is float32 there"
+        return told
+
+    def expandable_segments(self) -> AllocatorOption:
+        """On Linux, but not on a Jetson, where torch's own tests leave it out (test/test_cuda_expandable_segments.py).
+
+        torch reads the variables at the first allocation, the first of these first (run on 2.13.0+cu130; 2.9 warns that
+        it is deprecated, and ignores this option in the other one: pytorch/pytorch#183387).
+        """
+        jetson = "tegra" in (self.host.read_text("/proc/sys/kernel/osrelease") or "")
+        if self.host.platform != "linux" or jetson:
+            where = "a Jetson" if jetson else self.host.platform
+            return AllocatorOption(reason=f"torch's segments cannot grow on {where}")
+        return AllocatorOption(
+            ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"),
+            "expandable_segments:True",
+            excludes=("backend:cudaMallocAsync",),
+            late=self.runtime.is_initialized(),
+            reason="handing CUDA tensors to other processes then needs a right that most containers do not have "
+            "(pytorch/pytorch#165685)",
+        )
+
+    # -- attention and compiling -----------------------------------------------------------------
+    def attention_kernels(self, case: AttentionCase, index: int = 0) -> dict[str, str]:
+        """What aten/src/ATen/native/transformers/cuda/sdp_utils.cpp asks of a case, and in its order.
+
+        cuDNN comes first on Hopper and Blackwell with cuDNN after 9.15.0 (check_prefer_cudnn_attention there), and
+        elsewhere only when asked for.
+        """
+        torch, code = self.torch, self._capability(index)
+        too_old = f"sm_{code} < sm_80" if code < 80 else ""
+        too_new = f"sm_{code} > sm_121" if code > 121 else ""
+        half = (torch.float16, torch.bfloat16)
+        flash = too_old or too_new or case.against(half, head_dim=256, mask=False) or _flash_training(case, code)
+        efficient = too_new or case.against(
+            (torch.float16, torch.float32) if too_old else (*half, torch.float32), multiple=_alignment(case, code)
+        )
+        cudnn = too_old or too_new or self._cudnn_problem(case) or case.against(half, head_dim=128, multiple=8)
+        if not torch.backends.cuda.is_flash_attention_available():
+            flash = f"torch {torch.__version__} is built without it"
+        known = {"flash": flash, "memory-efficient": efficient, "math": ""}
+        return {"cudnn": cudnn, **known} if self._prefers_cudnn(code) else {**known, "cudnn": cudnn}
+
+    def _capability(self, index: int) -> int:
+        major, minor = self.runtime.get_device_capability(index)
+        return int(major * 10 + minor)
+
+    def _cudnn_problem(self, case: AttentionCase) -> str:
+        version = self.torch.backends.cudnn.version()
+        if version is None:
+            return f"torch {self.torch.__version__} is built without cuDNN"
+        if version < 90000:
+            return f"cuDNN {version} < 90000"
+        return f"dropout {case.dropout:g} is no multiple of 1/16" if case.dropout * 16 % 1 else ""
+
+    def _prefers_cudnn(self, code: int) -> bool:
+        if self.host.env.get("TORCH_CUDNN_SDPA_DEPRIORITIZED") == "1" or code not in (90, 100, 103):
+            return False
+        return (self.torch.backends.cudnn.version() or 0) > 91500
+
+    def flash_attn_problem(self, case: AttentionCase, index: int = 0) -> str:
+        """FlashAttention 2 is for Ampere and later, with 16 bits and heads of 256 at most (its README)."""
+        code, torch = self._capability(index), self.torch
+        too_old = f"sm_{code} < sm_80" if code < 80 else ""
+        return too_old or case.against((torch.float16, torch.bfloat16), head_dim=256, mask=False)
+
+    def compile_problem(self, index: int = 0) -> str:
+        """Triton needs sm_70 (torch/_dynamo/device_interface.py, is_triton_capable)."""
+        code = self._capability(index)
+        return f"Triton needs sm_70, and this GPU is sm_{code}" if code < 70 else self.triton_problem()
+
+
+def _alignment(case: AttentionCase, code: int) -> int:
+    """Of how many elements a head must be a multiple for the memory-efficient kernel: 16 bytes on tensor cores."""
+    size = 4 if case.dtype.itemsize == 4 else 2
+    tensor_cores = code >= 80 or (code >= 70 and size == 2)
+    return 16 // size if tensor_cores else 1
+
+
+def _flash_training(case: AttentionCase, code: int) -> str:
+    """Consumer GPUs have no gradients of some large heads (same file, check_requires_grad_and_head_dim_gt192_...)."""
+    small = 86 <= code <= 89 or 120 <= code <= 121
+    if not (small and case.training and (case.head_dim or 0) > 192):
+        return ""
+    if (case.head_dim or 0) > 224 and not case.dropout:
+        return ""
+    return f"gradients of head dim {case.head_dim} on sm_{code}"

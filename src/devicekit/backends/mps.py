@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from devicekit.backend import Backend, seeded
-from devicekit.values import Availability, DeviceInfo, MemoryStats
+from devicekit.values import AllocatorOption, AttentionCase, Availability, DeviceInfo, MemoryStats
+
+FALLBACK = "PYTORCH_ENABLE_MPS_FALLBACK"
 
 
 class MpsBackend(Backend):
@@ -48,6 +51,34 @@ class MpsBackend(Backend):
         """Both, or float16 alone before macOS 14."""
         torch = self.torch
         return (torch.bfloat16, torch.float16) if self._has_bfloat16() else (torch.float16,)
+
+    def precisions(self, index: int = 0) -> Mapping[str, str]:
+        """As in torch/include/ATen/mps/MPSGuardImpl.h and native_functions.yaml: of the formats of 8 bits and less only
+        weights of 4 bits have a kernel.
+        """
+        told = dict.fromkeys(("float64", "tf32", "float8", "int8"), "no")
+        told.update(float32="native", float16="native", int4="emulated")
+        told["bfloat16"] = "native" if self._has_bfloat16() else "no"
+        return told
+
+    def traits(self, index: int = 0) -> Mapping[str, str]:
+        """Shared memory; operations that run elsewhere."""
+        told = {"memory": "shared with the host"}
+        if self.host.env.get(FALLBACK, "0") != "0":
+            told["warning"] = f"{FALLBACK} is set: operations that Metal lacks run on the CPU"
+        return told
+
+    def expandable_segments(self) -> AllocatorOption:
+        """Its allocator has limits instead (torch/include/ATen/mps/MPSAllocator.h), below which work may fail."""
+        return AllocatorOption(
+            reason="Metal's segments do not grow; torch takes up to 1.7 times what Metal recommends, and the Mac may "
+            "swap; PYTORCH_MPS_HIGH_WATERMARK_RATIO=1.0 and PYTORCH_MPS_LOW_WATERMARK_RATIO=0.8 before the start "
+            "prevent that, and memory may run out instead"
+        )
+
+    def attention_kernels(self, case: AttentionCase, index: int = 0) -> dict[str, str]:
+        """Only ``math``, which Metal's graph compiler fuses where it can."""
+        return {"flash": "no flash on MPS", "math": ""}
 
     def storable(self, dtype: Any) -> Any:
         """Metal has no double precision (torch raises TypeError)."""

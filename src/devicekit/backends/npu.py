@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from devicekit.backends import _visible
 from devicekit.backends._cudalike import FORK_FIX, FORKED, CudaLike
+from devicekit.errors import DeviceKitError
 from devicekit.host import compiled_accelerator
-from devicekit.values import Availability, DeviceInfo
+from devicekit.values import AllocatorOption, AttentionCase, Availability, DeviceInfo
 
 MASK = "ASCEND_RT_VISIBLE_DEVICES"
 PLUGIN = "torch_npu"
@@ -23,6 +25,7 @@ CANN_FIX = "install CANN, then `source /usr/local/Ascend/ascend-toolkit/set_env.
 # torch_npu/csrc/core/npu/NpuVariables.h: 104 is Ascend910B of the old 910 generation, without bfloat16; what everyone
 # calls "910B" is 910B1 = 220 and up (IsBF16Supported: soc >= Ascend910B1). 310B (240 to 243) says yes as well.
 FIRST_SOC_WITH_BFLOAT16 = 220
+ATLAS_A2_A3 = (*range(220, 226), *range(250, 257))
 
 
 class NpuBackend(CudaLike):
@@ -30,6 +33,8 @@ class NpuBackend(CudaLike):
 
     name = "npu"
     driver_source = "aclrtGetMemInfo (the whole NPU)"
+    masks = (MASK,)
+    collective = "hccl"
 
     def probe(self) -> Availability:
         """torch_npu there and loadable, CANN complete, an NPU left visible."""
@@ -114,6 +119,53 @@ class NpuBackend(CudaLike):
     def preferred_dtype(self, index: int = 0) -> Any:
         """bfloat16 from 910B1 on, float16 before."""
         return self.torch.bfloat16 if self._has_bfloat16() else self.torch.float16
+
+    def precisions(self, index: int = 0) -> Mapping[str, str]:
+        """What torch_npu tells. Whether it has kernels for float8, int8 and int4 it does not; HF32 is not TF32."""
+        told = {"float64": "no", "float32": "native", "tf32": "no", "float16": "native"}
+        told["bfloat16"] = "native" if self._has_bfloat16() else "no"
+        return told
+
+    def traits(self, index: int = 0) -> Mapping[str, str]:
+        """The chip's number, and in what float32 is really computed unless one says otherwise.
+
+        Sources: torch_npu/npu/npu_config.py and torch_npu/csrc/framework/LazyInitAclops.cpp, 2.13.0.
+        """
+        number = int(self.runtime.get_soc_version())
+        told = {"SoC": str(number)}
+        if number >= FIRST_SOC_WITH_BFLOAT16:
+            told["float32"] = "convolutions may compute it in HF32, products not, until one says otherwise"
+        else:
+            told["warning"] = "products of float32 may be computed in float16, until one says otherwise"
+        return told
+
+    def expandable_segments(self) -> AllocatorOption:
+        """torch_npu/csrc/core/npu/NPUAllocatorConfig.cpp: it raises at its start where the excluded stand beside it."""
+        return AllocatorOption(
+            ("PYTORCH_NPU_ALLOC_CONF", "PYTORCH_ALLOC_CONF"),
+            "expandable_segments:True",
+            excludes=("max_split_size_mb:", "garbage_collection_threshold:"),
+            late=self.runtime.is_initialized(),
+        )
+
+    def attention_kernels(self, case: AttentionCase, index: int = 0) -> dict[str, str]:
+        """torch_npu's own, on Atlas A2 and A3, with boolean masks (its docs, torch-nn-functional.md)."""
+        torch = self.torch
+        number = int(self.runtime.get_soc_version())
+        other = "" if number in ATLAS_A2_A3 else "torch_npu has it for Atlas A2 and A3"
+        fused = other or case.against((torch.float16, torch.bfloat16, torch.float32), head_dim=512)
+        return {"npu-fused": fused, "math": ""}
+
+    def select_attention(self, names: Sequence[str]) -> contextlib.AbstractContextManager[Any]:
+        """torch_npu takes its own kernel, and listens to nobody unless it was told to be compatible."""
+        if "npu-fused" in names:
+            return contextlib.nullcontext()
+        asked = getattr(self.runtime, "are_compatible_impl_enabled", None)
+        if asked is not None and asked():
+            return super().select_attention(names)
+        why = f"{PLUGIN} does not listen to a choice of kernels"
+        try_ = f"{PLUGIN}.npu.use_compatible_impl(True) before"
+        raise DeviceKitError(f"Attention cannot be limited to {', '.join(names)} here.", why=why, try_=try_)
 
 
 def _explain(failure: str) -> Availability:

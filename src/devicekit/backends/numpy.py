@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from devicekit.backend import whole_seed
 from devicekit.backends._cpulike import CpuLike
 from devicekit.errors import DeviceKitError, DeviceUnavailableError
-from devicekit.values import Availability, DeviceInfo
+from devicekit.values import AttentionCase, Availability, DeviceInfo
 
 
 class NumpyBackend(CpuLike):
@@ -65,6 +65,20 @@ class NumpyBackend(CpuLike):
         if not isinstance(x, self.numpy.ndarray) or dtype is None or x.dtype.kind != "f":
             return x
         return x.astype(dtype, copy=False)
+
+    def precisions(self, index: int = 0) -> Mapping[str, str]:
+        """BLAS has two of them; float16 and int8 go through loops, and NumPy has no more."""
+        told = {"float64": "native", "float32": "native", "float16": "emulated", "int8": "emulated"}
+        return {**told, **dict.fromkeys(("tf32", "bfloat16", "float8", "int4"), "no")}
+
+    # -- attention and compiling -----------------------------------------------------------------
+    def attention_kernels(self, case: AttentionCase, index: int = 0) -> dict[str, str]:
+        """None of them."""
+        return {"math": "scaled_dot_product_attention is torch's"}
+
+    def compile_problem(self, index: int = 0) -> str:
+        """``torch.compile`` is torch's."""
+        return "numpy has no compiler"
 
     # -- random numbers ------------------------------------------------------------------------
     def draw_normal(self, shape: Sequence[int], seed: int | None, device: Any, dtype: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from devicekit.backend import Backend, seeded
@@ -30,6 +31,11 @@ class VulkanBackend(Backend):
     def storable(self, dtype: Any) -> Any:
         """Every floating type is kept as float32."""
         return self.torch.float32 if dtype.is_floating_point else dtype
+
+    def precisions(self, index: int = 0) -> Mapping[str, str]:
+        """float32, and nothing else."""
+        others = ("float64", "tf32", "bfloat16", "float16", "float8", "int8", "int4")
+        return {"float32": "native", **dict.fromkeys(others, "no")}
 
     def create_generator(self, seed: int | None = None, index: int = 0) -> Any:
         """A CPU generator: this device has no random numbers, so they are drawn on the CPU."""

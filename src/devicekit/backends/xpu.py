@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from devicekit import products
 from devicekit.backends._cudalike import FORK_FIX, FORKED, CudaLike
-from devicekit.values import Availability, DeviceInfo
+from devicekit.backends._kernels import registered
+from devicekit.values import AllocatorOption, AttentionCase, Availability, DeviceInfo
 
 INTEL = "0x8086"
 
@@ -15,6 +18,8 @@ class XpuBackend(CudaLike):
 
     name = "xpu"
     driver_source = "Level Zero (the whole GPU)"
+    masks = ("ZE_AFFINITY_MASK",)
+    collective = "xccl"
 
     def probe(self) -> Availability:
         """Built for XPU, an Intel GPU under /dev/dri, and a runtime that counts it."""
@@ -74,3 +79,57 @@ class XpuBackend(CudaLike):
         if getattr(props, "has_bfloat16_conversions", False):
             return self.torch.bfloat16
         return self.torch.float16 if getattr(props, "has_fp16", False) else self.torch.float32
+
+    def precisions(self, index: int = 0) -> Mapping[str, str]:
+        """As the properties tell. None of them is about float8, so that its product counts as converted."""
+        torch, props = self.torch, self.runtime.get_device_properties(index)
+        told = {"float32": "native", "float64": "native" if props.has_fp64 else "no"}
+        told["float16"] = "native" if props.has_fp16 else "no"
+        told["bfloat16"] = "native" if props.has_bfloat16_conversions else "emulated"
+        told["tf32"] = "native" if self._has_matrix_units(index) else "no"
+        told["float8"] = "emulated" if registered(torch, "_scaled_mm", "XPU") else "no"
+        kernel = registered(torch, "_int_mm", "XPU")
+        told["int8"] = ("native" if self._has_matrix_units(index) else "emulated") if kernel else "no"
+        int4 = registered(torch, "_weight_int4pack_mm_with_scales_and_zeros", "XPU")
+        told["int4"] = "emulated" if int4 else "no"
+        return told
+
+    def _has_matrix_units(self, index: int) -> bool:
+        """DPAS instructions; ``torch.xpu.is_tf32_supported`` asks the same of the current device."""
+        props = self.runtime.get_device_properties(index)
+        return bool(getattr(props, "has_subgroup_matrix_multiply_accumulate", False))
+
+    def product(self, form: str, a: Any, b: Any, index: int = 0) -> Callable[[], Any]:
+        """Weights of 4 bits have a kernel of their own here."""
+        return products.int4_of_xpu(self.torch, a, b) if form == "int4" else super().product(form, a, b, index)
+
+    def traits(self, index: int = 0) -> Mapping[str, str]:
+        """Matrix units, and shared memory."""
+        told = {"matrix units (XMX)": "yes" if self._has_matrix_units(index) else "no"}
+        return {**told, "memory": "shared with the host"} if self._integrated(index) else told
+
+    def expandable_segments(self) -> AllocatorOption:
+        """Since pytorch/pytorch#166292 of November 2025, so in every release from 2.11 on."""
+        if tuple(int(part) for part in self.torch.__version__.split(".")[:2]) < (2, 11):
+            return AllocatorOption(reason=f"torch {self.torch.__version__} has no growing segments on XPU; 2.11 has")
+        late = self.runtime.is_initialized()
+        return AllocatorOption(("PYTORCH_ALLOC_CONF",), "expandable_segments:True", late=late)
+
+    def attention_kernels(self, case: AttentionCase, index: int = 0) -> dict[str, str]:
+        """The one of oneDNN first, for inference (aten/src/ATen/native/mkldnn/xpu/Attention.cpp).
+
+        Flash is for Data Center GPU Max and Battlemage (transformers/xpu/sdp_utils.cpp). Neither the chip nor whether
+        it was compiled in can be read, so it is never promised; torch may take it for training.
+        """
+        torch = self.torch
+        takes = (torch.float32, torch.float16, torch.bfloat16)
+        return {
+            "onednn": case.against(takes, head_dim=576, dropout=False, training=False),
+            "flash": case.against(takes[1:], head_dim=192, mask=False, dropout=False)
+            or "only some chips and builds have it, and which cannot be told",
+            "math": "",
+        }
+
+    def compile_problem(self, index: int = 0) -> str:
+        """Triton for Intel comes with torch's own XPU wheels."""
+        return self.triton_problem()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from devicekit.host import AUTOLOAD, Host
-from devicekit.isolation.facts import BackendFacts, Choice, DeviceFacts, Findings
+from devicekit.isolation.facts import WARNING, BackendFacts, Choice, DeviceFacts, Findings
 from devicekit.request import PINS, saved_choice
 
 __all__ = [
@@ -80,6 +81,18 @@ def _of_backends(found: Findings) -> Iterator[Problem]:
         for device in backend.devices:
             if device.broke:
                 yield Problem(f"{device.label} seems usable and is not.", device.info.reason, advice(device.info.fix))
+            elif device.info.usable:
+                yield from map(functools.partial(_of_format, device), device.contradicted)
+
+
+def _of_format(device: DeviceFacts, form: str) -> Problem:
+    """A product did not do what devicekit says of the device."""
+    trial = device.trials[form]
+    if trial.ran:
+        what = f"{device.label} computes {form}, and devicekit says that it does not."
+        return Problem(what, "a product in it ran and was right", "use it, and report the chip and the versions")
+    what = f"{device.label} does not compute {form}, and devicekit says that it does."
+    return Problem(what, trial.reason, "another format, or a newer torch and driver; and report the chip")
 
 
 def _of_choice(found: Findings) -> Iterator[Problem]:
@@ -123,6 +136,8 @@ def notes(found: Findings, pins: Pins) -> list[str]:
     told = list(found.warnings)
     if pins.saved is not None and pins.variables:
         told.append(f"the saved choice {pins.saved!r} is not used, because {next(iter(pins.variables))} is set")
+    devices = [device for backend in found.backends for device in backend.devices]
+    told += [f"{device.label}: {device.traits[WARNING]}" for device in devices if WARNING in device.traits]
     known = " ".join(backend.reason for backend in found.backends)
     for module, reason in found.torch.plugin_failures.items():
         if module not in known:

@@ -29,7 +29,7 @@ USE_ANOTHER = "another device (--device NAME), or a requirement that this one me
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this command."""
     where.add_json(parser)
-    parser.add_argument("--verify", action="store_true", help="run a real kernel on every usable device")
+    parser.add_argument("--verify", action="store_true", help="run real kernels on every usable device, in each format")
     parser.add_argument("--device", metavar="NAME", help="examine the choice of this device instead of the pins")
     parser.add_argument(
         "--require",
@@ -142,7 +142,7 @@ def _print(report: Report) -> None:
     for line in diagnosis.choice_in_words(found, report.pins):
         output.print_text(output.sentence(line), hanging=2)
     for note in report.notes:
-        output.print_text(output.sentence(f"Note: {note}"), hanging=2)
+        output.print_text(output.sentence(f"Note: {output.one_line(note)}"), hanging=2)
     _print_requirement(report)
     output.print_text()
     output.print_text(diagnosis.result_in_words(found, report.problems), hanging=2)

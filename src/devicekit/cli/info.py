@@ -9,9 +9,13 @@ import argparse
 import dataclasses
 from typing import Any
 
+from devicekit import tuning
 from devicekit.cli import output, where, words
 from devicekit.cli.diagnosis import auto_in_words
 from devicekit.cli.output import human_bytes, one_line
+from devicekit.errors import DeviceKitError
+from devicekit.formats import FORMATS
+from devicekit.host import Host
 from devicekit.isolation.facts import BackendFacts, DeviceFacts, Findings
 from devicekit.isolation.steps import Wanted
 from devicekit.reporting import VARIABLES
@@ -32,14 +36,32 @@ def run(options: argparse.Namespace) -> int:
     with where.chosen_host(options) as host:
         found = where.examined(host, Wanted(seconds=seconds))
         environment = {name: host.env[name] for name in VARIABLES if name in host.env}
+        tuned = _tuned(found, host)
     if options.json:
-        output.print_json(_as_data(found, environment))
+        output.print_json(_as_data(found, environment, tuned))
     else:
-        _print(found, environment)
+        _print(found, environment, tuned)
     return 0
 
 
-def _as_data(found: Findings, environment: dict[str, str]) -> dict[str, Any]:
+def _tuned(found: Findings, host: Host) -> dict[str, Any] | None:
+    """What is saved for the device that was chosen, and whether it counts; None: nothing is saved."""
+    chosen = found.device(found.asked.label)
+    if chosen is None or found.torch.version is None:
+        return None
+    backend, device = chosen
+    here = tuning.fingerprint(host, backend.name, device.info, found.torch.version)
+    try:
+        saved = tuning.saved(host, here)
+    except DeviceKitError as error:
+        return {"in_force": False, "reason": f"{error.what} {error.why}", "tuning": None}
+    if saved is None:
+        return None
+    reason = "" if tuning.is_on(host) else f"{tuning.SWITCH} is {host.env[tuning.SWITCH]!r}"
+    return {"in_force": not reason, "reason": reason, "tuning": saved.to_dict()}
+
+
+def _as_data(found: Findings, environment: dict[str, str], tuned: dict[str, Any] | None) -> dict[str, Any]:
     return {
         "decision": dataclasses.asdict(found.asked),
         "automatic": dataclasses.asdict(found.automatic),
@@ -49,6 +71,7 @@ def _as_data(found: Findings, environment: dict[str, str]) -> dict[str, Any]:
         "torch": dataclasses.asdict(found.torch),
         "backends": [words.backend_as_data(backend, found.asked.backend) for backend in found.backends],
         "versions": _versions(found),
+        "tuning": tuned,
         "environment": environment,
     }
 
@@ -78,8 +101,8 @@ def _versions(found: Findings) -> dict[str, str]:
 
 
 # -- as text -----------------------------------------------------------------------------------
-def _print(found: Findings, environment: dict[str, str]) -> None:
-    _section("Decision", _decision(found))
+def _print(found: Findings, environment: dict[str, str], tuned: dict[str, Any] | None) -> None:
+    _section("Decision", [*_decision(found), *_tuning_in_words(tuned)])
     _section("Machine", _machine(found))
     _section("Memory", _memory(found))
     output.print_text("Backends")
@@ -89,6 +112,7 @@ def _print(found: Findings, environment: dict[str, str]) -> None:
     output.print_table(rows)
     output.print_text()
     _print_devices(found)
+    _print_formats(found)
     _section("Versions", list(_versions(found).items()))
     _section("Environment", list(environment.items()) or [("none", "of the variables that change devices is set")])
 
@@ -112,6 +136,16 @@ def _decision(found: Findings) -> list[tuple[str, str]]:
         rows = [("device", str(asked.label)), ("asked for", f"{asked.requested!r} by {asked.source}")]
     warnings = [*found.warnings, *([asked.warning] if asked.warning else [])]
     return [*rows, *(("warning", text) for text in warnings), ("automatic", auto_in_words(found))]
+
+
+def _tuning_in_words(tuned: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if tuned is None:
+        return []
+    if not tuned["in_force"]:
+        return [("tuning", f"saved, and not in force: {tuned['reason']}")]
+    made = tuned["tuning"]
+    threads = "" if made["threads"] is None else f", {made['threads']} threads"
+    return [("tuning", f"in force: {made['dtype']}{threads}, measured {made['created']} (devicekit tune --show)")]
 
 
 def _machine(found: Findings) -> list[tuple[str, str]]:
@@ -150,10 +184,22 @@ def _print_devices(found: Findings) -> None:
             one_line(device.info.architecture or output.UNKNOWN),
             human_bytes(device.info.total_memory),
             human_bytes(device.info.free_memory),
-            " ".join(words.native_dtypes(device)) or output.UNKNOWN,
             one_line(device.memory_source),
         )
         for device in devices
     ]
-    output.print_table(rows, ("device", "name", "architecture", "memory", "free", "native", "memory according to"))
+    output.print_table(rows, ("device", "name", "architecture", "memory", "free", "memory according to"))
     output.print_text()
+
+
+def _print_formats(found: Findings) -> None:
+    devices = [device for backend in found.backends for device in backend.devices]
+    output.print_text("Number formats")
+    cells = [(d.label, *(words.format_in_words(d, form) for form in FORMATS)) for d in devices if d.info.usable]
+    output.print_table(cells, ("device", *FORMATS))
+    output.print_text()
+    traits = [(d.label, one_line(name), one_line(text)) for d in devices for name, text in d.traits.items()]
+    if traits:
+        output.print_text("Traits")
+        output.print_table(traits)
+        output.print_text()

@@ -46,6 +46,8 @@ COMMANDS = (
     Command("info", "devicekit.cli.info", "what this machine is: devices, memory, processor, versions"),
     Command("doctor", "devicekit.cli.doctor", "what can be used here, why the rest cannot, and what to do about it"),
     Command("use", "devicekit.cli.use", "keep a device as your choice for all programs that ask devicekit"),
+    Command("bench", "devicekit.cli.bench", "measure what every usable device can do"),
+    Command("tune", "devicekit.cli.tune", "measure what is best for a device, and keep it for all programs"),
     Command("demo", "devicekit.cli.demo", "run a real pretrained model on the device that was chosen"),
 )
 

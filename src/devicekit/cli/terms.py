@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from devicekit.cli.output import human_bytes
 from devicekit.errors import DeviceKitError
+from devicekit.formats import NATIVE, NO
 from devicekit.isolation.facts import BackendFacts, DeviceFacts, TorchFacts
 
 __all__ = [
@@ -31,6 +32,7 @@ DTYPES = {
     "fp16": "float16", "float16": "float16", "half": "float16",
     "fp32": "float32", "float32": "float32", "float": "float32",
     "fp64": "float64", "float64": "float64", "double": "float64",
+    "tf32": "tf32", "fp8": "float8", "float8": "float8", "int8": "int8", "int4": "int4",
 }  # fmt: skip
 ACCELERATOR = ("gpu", "accelerator")
 COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
@@ -106,10 +108,10 @@ def _version(text: str) -> Any:
 # -- terms -------------------------------------------------------------------------------------
 def has_dtype(subject: Subject, dtype: str) -> Told:
     """Whether it computes this number format natively."""
-    native = subject.device.dtypes.get(dtype)
-    if native is None:
+    word = subject.device.precisions.get(dtype)
+    if word is None:
         return Told(None, f"whether it computes {dtype} natively cannot be told")
-    return Told(native, f"{dtype} is {'native' if native else 'not native, it would be emulated or is missing'}")
+    return Told(word == NATIVE, f"{dtype} is {'not there' if word == NO else word}")
 
 
 def is_accelerator(subject: Subject) -> Told:

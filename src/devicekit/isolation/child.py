@@ -16,8 +16,8 @@ import warnings
 from collections.abc import Callable
 from typing import IO, Any
 
+from devicekit import formats, reporting
 from devicekit import host as _host
-from devicekit import reporting
 from devicekit.backend import Backend
 from devicekit.errors import DeviceKitError, UnknownDeviceError
 from devicekit.host import AUTOLOAD, Host, compiled_accelerator
@@ -99,6 +99,7 @@ class _Answers:
         self.request = request
         self.tell = tell
         self.skip = set(request.get("skip", ()))
+        self.failed = set(request.get("failed", ()))
         if request.get("torch"):
             host.forbid_torch(request["torch"])
         if not request.get("autoload", True):
@@ -130,6 +131,7 @@ class _Answers:
         except (Exception, SystemExit) as exc:
             log.debug("step %s failed", name, exc_info=True)
             told = {"error": _in_words(exc)}
+            self.failed.add(name)
         self.tell({"done": name, "answer": told})
 
     def torch(self) -> dict[str, Any]:
@@ -197,8 +199,10 @@ class _Answers:
         wanted = Wanted(describe=bool(self.request.get("describe")), verify=bool(self.request.get("verify")))
         backend = self.here.backend(row)
         for step in closer_steps(position, dataclasses.asdict(self.here.probe(row)), wanted):
-            kind, _, *index = step.split()
-            self.step(step, functools.partial(CLOSER[kind], backend, *map(int, index)))
+            kind, _, *where = step.split()
+            if kind == "try" and f"verify {position} {where[0]}" in self.failed:
+                continue  # on a device that computes nothing each would only fail, or hang, again
+            self.step(step, functools.partial(CLOSER[kind], backend, *map(int, where[:1]), *where[1:]))
 
     def machine(self) -> dict[str, Any]:
         """The machine, and the versions that need no backend."""
@@ -217,6 +221,11 @@ def verify(backend: Backend, index: int) -> dict[str, Any]:
     return {"verified": True}
 
 
+def attempt(backend: Backend, index: int, form: str) -> dict[str, Any]:
+    """Multiply in a number format; NumPy has no kernels that could be missing, so nothing is tried there."""
+    return dataclasses.asdict(formats.attempt(backend, index, form)) if backend.needs_torch else {}
+
+
 def describe(backend: Backend, index: int) -> dict[str, Any]:
     """All that can be told about a device, its runtime started."""
     info = backend.describe(index)
@@ -226,45 +235,20 @@ def describe(backend: Backend, index: int) -> dict[str, Any]:
         memory = backend.memory_stats(index)
     except Exception as exc:  # a figure is no reason to call the device broken
         memory = MemoryStats(source=f"unknown: {_in_words(exc)}")
-    return {"info": dataclasses.asdict(info), "memory": dataclasses.asdict(memory), "dtypes": dtypes(backend, info)}
-
-
-CLOSER: dict[str, Callable[..., dict[str, Any]]] = {"versions": versions, "describe": describe, "verify": verify}
-
-
-def dtypes(backend: Backend, info: DeviceInfo) -> dict[str, bool | None]:
-    """Which number formats the device computes natively; None: cannot be told."""
-    if not backend.needs_torch:
-        unknown = None if backend.accelerator else False
-        return {"float32": True, "float64": True, "float16": unknown, "bfloat16": info.bfloat16}
-    torch = backend.torch
-    preferred = backend.preferred_dtype(info.index)
-
-    def native(name: str, told: bool | None) -> bool | None:
-        dtype = getattr(torch, name)
-        return backend.storable(dtype) is dtype and (True if preferred is dtype else told)
-
     return {
-        "float32": native("float32", True),
-        "float64": native("float64", _has_float64(backend, info.index)),
-        "float16": native("float16", _has_float16(backend, info)),
-        "bfloat16": native("bfloat16", info.bfloat16),
+        "info": dataclasses.asdict(info),
+        "memory": dataclasses.asdict(memory),
+        "precisions": formats.claims(backend, index),
+        "traits": {str(name): str(words) for name, words in backend.traits(index).items()},
     }
 
 
-def _has_float64(backend: Backend, index: int) -> bool:
-    """Runtimes whose devices may lack it say so in the properties (torch.xpu); of the others all have it."""
-    runtime = getattr(backend.torch, backend.device_type, None)
-    asked = getattr(runtime, "get_device_properties", None)
-    return asked is None or bool(getattr(asked(index), "has_fp64", True))
-
-
-def _has_float16(backend: Backend, info: DeviceInfo) -> bool | None:
-    """Of a device that prefers another dtype: a GPU with bfloat16 has both, one with neither prefers float32."""
-    if backend.accelerator:
-        return bool(info.bfloat16)
-    features = reporting.cpu_features(backend.host)
-    return any(features.get(name) for name in ("avx512_fp16", "amx_fp16", "fp16_arith"))
+CLOSER: dict[str, Callable[..., dict[str, Any]]] = {
+    "versions": versions,
+    "describe": describe,
+    "verify": verify,
+    "try": attempt,
+}
 
 
 def _in_words(exc: BaseException) -> str:

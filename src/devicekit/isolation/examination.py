@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from devicekit.errors import DeviceKitError
+from devicekit.formats import FORMATS, Trial
 from devicekit.host import AUTOLOAD, Host
 from devicekit.isolation.facts import BackendFacts, Choice, DeviceFacts, Findings, TorchFacts
 from devicekit.isolation.process import LostChildError, converse
@@ -87,6 +88,7 @@ class _Notes:
             "backends": [p for p in positions if wanted.everything and self._is_open(p)],
             "refused": [[p, self.lost[f"probe {p}"]] for p in positions if f"probe {p}" in self.lost],
             "skip": skip if wanted.everything else [*skip, "torch"],
+            "failed": [step for step in (*self.answers, *self.lost) if self._why(step)],
             "torch": self.lost.get("torch"),
             "autoload": not self.plugins_lost,
             "decide": True,
@@ -126,8 +128,8 @@ class _Notes:
         kind, *where = step.split()
         if not where:
             return {"torch": "importing torch", "decision": "choosing"}.get(kind, "reading the machine")
-        verb = {"probe": "asking", "verify": "running a kernel on"}.get(kind, "describing")
-        return f"{verb} {label(self.rows[int(where[0])].name, *where[1:])}"
+        verb = {"probe": "asking", "verify": "running a kernel on", "try": "multiplying on"}.get(kind, "describing")
+        return f"{verb} {label(self.rows[int(where[0])].name, *where[1:2])}"
 
     # -- putting it together -------------------------------------------------------------------
     def findings(self) -> Findings:
@@ -203,6 +205,18 @@ class _Notes:
         raised = self._why(f"verify {where}")
         return f"a test kernel failed: {raised}" if raised else ""
 
+    def _trials(self, where: str) -> dict[str, Trial]:
+        """What came of the formats that were tried; a product that took its child down did not run."""
+        found: dict[str, Trial] = {}
+        for form in FORMATS:
+            step = f"try {where} {form}"
+            told = _without_error(self.answers.get(step, {}))
+            if told:
+                found[form] = Trial(**told)
+            elif self._why(step):
+                found[form] = Trial(False, self._why(step))
+        return found
+
     def _device(self, position: int, told: dict[str, Any], info: DeviceInfo) -> DeviceFacts:
         where = f"{position} {info.index}"
         closer = _without_error(self.answers.get(f"describe {where}", {}))
@@ -217,7 +231,9 @@ class _Notes:
             label=label(told["backend"], info.index if told["indexed"] else None),
             info=merged,
             memory_source=closer["memory"]["source"] if closer else PROBE_SOURCE,
-            dtypes=closer.get("dtypes", {}),
+            precisions=closer.get("precisions", {}),
+            trials=self._trials(where),
+            traits=closer.get("traits", {}),
             verified=False if kernel else verified,
             broke=info.usable and not merged.usable,
         )

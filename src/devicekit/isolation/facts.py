@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from devicekit.formats import NO, Trial
 from devicekit.request import AUTO
 from devicekit.values import DeviceInfo
 
-__all__ = ["BackendFacts", "Choice", "DeviceFacts", "Findings", "TorchFacts"]
+__all__ = ["WARNING", "BackendFacts", "Choice", "DeviceFacts", "Findings", "TorchFacts"]
+
+WARNING = "warning"
+"""The trait that a person should look at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +45,22 @@ class DeviceFacts:
     info: DeviceInfo
     """With the memory figures of the runtime, where it gave some."""
     memory_source: str = "the driver, before the runtime was started"
-    dtypes: dict[str, bool | None] = field(default_factory=dict)
-    """Name -> computed natively; None: cannot be told."""
+    precisions: dict[str, str] = field(default_factory=dict)
+    """Number format -> ``native``, ``emulated``, ``no``; missing: cannot be told."""
+    trials: dict[str, Trial] = field(default_factory=dict)
+    """Number format -> what a real product in it did; empty where none was tried."""
+    traits: dict[str, str] = field(default_factory=dict)
+    """What else the backend says, in words."""
     verified: bool | None = None
     """A real kernel ran and was right; None: that was not tried."""
     broke: bool = False
     """The probe called it usable, and a closer look did not."""
+
+    @property
+    def contradicted(self) -> tuple[str, ...]:
+        """The formats of which a product did what it should not: it ran, or it did not."""
+        tried = ((form, trial.ran) for form, trial in self.trials.items() if form in self.precisions)
+        return tuple(form for form, ran in tried if ran == (self.precisions[form] == NO))
 
 
 @dataclass(frozen=True, slots=True)

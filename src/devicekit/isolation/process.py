@@ -33,6 +33,7 @@ WHILE = {
     "versions": "while its versions were read",
     "describe": "while its properties were read",
     "verify": "while a kernel ran on it",
+    "try": "while a matrix product was tried on it",
     "machine": "while the machine was described",
 }
 

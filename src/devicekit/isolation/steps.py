@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from devicekit.formats import FORMATS
+
 __all__ = ["MARK", "SECONDS", "Wanted", "closer_steps", "label"]
 
 SECONDS = 60.0
@@ -45,3 +47,4 @@ def closer_steps(position: int, availability: dict[str, Any], wanted: Wanted) ->
         if device["usable"]:
             where = f"{position} {device['index']}"
             yield from [f"describe {where}"] * wanted.describe + [f"verify {where}"] * wanted.verify
+            yield from [f"try {where} {form}" for form in FORMATS if wanted.verify and wanted.describe]

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import gc
 import pickle
+import re
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -22,7 +23,9 @@ from typing import Any
 import pytest
 
 from devicekit.backend import Backend
-from devicekit.values import Availability, DeviceInfo, MemoryStats
+from devicekit.errors import DeviceKitError
+from devicekit.formats import FORMATS, attempt
+from devicekit.values import AttentionCase, Availability, DeviceInfo, MemoryStats
 
 __all__ = ["BackendConformance"]
 
@@ -79,6 +82,11 @@ class BackendConformance:
     def test_device_is_of_its_type(self, backend: Backend, at: DeviceInfo) -> None:
         """The device's string starts with the backend's device type."""
         assert str(backend.device(at.index)).partition(":")[0] == backend.device_type
+
+    def test_the_current_device_is_the_one_that_was_made_current(self, backend: Backend, at: DeviceInfo) -> None:
+        """Where the runtime tells of a current device, it is this one."""
+        backend.make_current(at.index)
+        assert backend.current_index() in (at.index, None)
 
     def test_preferred_dtype_can_be_stored(self, backend: Backend, at: DeviceInfo) -> None:
         """A backend does not prefer what it cannot hold."""
@@ -171,6 +179,79 @@ class BackendConformance:
             for dtype in backend.autocast_dtypes(at.index):
                 with torch.autocast(backend.device_type, dtype=dtype):
                     assert (matrix @ matrix).dtype == dtype
+
+    # -- number formats --------------------------------------------------------------------------
+    def test_formats_have_a_word_each(self, backend: Backend, at: DeviceInfo) -> None:
+        """What is claimed of a format is native, emulated or no, and the preferred dtype is native."""
+        told = backend.precisions(at.index)
+        assert set(told.values()) <= {"native", "emulated", "no"}
+        preferred = backend.preferred_dtype(at.index)
+        assert told.get(str(getattr(preferred, "name", preferred)).removeprefix("torch.")) == "native"
+
+    @pytest.mark.parametrize("form", FORMATS)
+    def test_a_product_does_what_is_claimed(self, backend: Backend, at: DeviceInfo, form: str) -> None:
+        """A product in a format runs and is right where it is native or emulated, and not where it is none of these; of
+        a format that nobody can tell of it does so or gives a reason.
+        """
+        _needs_torch(backend)
+        word = backend.precisions(at.index).get(form)
+        trial = attempt(backend, at.index, form, timed=False)
+        assert word is None or trial.ran is (word != "no"), trial.reason
+        assert trial.ran is not bool(trial.reason)
+
+    def test_traits_are_words(self, backend: Backend, at: DeviceInfo) -> None:
+        """What is told besides is text under a name."""
+        told = backend.traits(at.index)
+        assert all(isinstance(text, str) and text for text in (*told, *told.values()))
+
+    def test_attention_is_what_it_claims(self, backend: Backend, at: DeviceInfo) -> None:
+        """There is a kernel or a reason, and each that takes a plain case computes what defines attention."""
+        case = AttentionCase(backend.preferred_dtype(at.index), head_dim=8)
+        kernels = backend.attention_kernels(case, at.index)
+        assert kernels
+        assert all(isinstance(reason, str) for reason in kernels.values())
+        assert isinstance(backend.flash_attn_problem(case, at.index), str)
+        _needs_torch(backend)
+        given = [backend.draw_normal((1, 2, 5, 8), seed, backend.device(at.index), case.dtype) for seed in range(3)]
+        if given[0].device.type != backend.device_type:
+            return  # a simulated one has its tensors on the CPU, and not its kernels
+        torch, (query, key, value) = backend.torch, (x.double() for x in map(_on_the_cpu, given))
+        expected = torch.softmax(query @ key.transpose(-2, -1) / 8**0.5, dim=-1) @ value
+        for name in [name for name, reason in kernels.items() if not reason]:
+            try:
+                chosen = backend.select_attention([name])
+            except DeviceKitError:
+                continue  # it is taken, but cannot be asked for
+            with chosen:
+                got = _on_the_cpu(torch.nn.functional.scaled_dot_product_attention(*given)).double()
+            assert torch.allclose(got, expected, atol=2e-2), name
+
+    def test_compiling_has_a_reason_or_none(self, backend: Backend, at: DeviceInfo) -> None:
+        """Whether code can be generated is answered in words, and empty is yes."""
+        assert isinstance(backend.compile_problem(at.index), str)
+
+    # -- saving memory -------------------------------------------------------------------------
+    def test_it_holds_what_was_put_there(self, backend: Backend, at: DeviceInfo) -> None:
+        """A tensor that was moved to a device that counts its memory lies there."""
+        _needs_torch(backend)
+        device = backend.device(at.index)
+        moved = backend.put(backend.torch.ones(3), device)
+        assert backend.holds(moved, device) or backend.memory_stats(at.index).allocated is None
+
+    def test_the_allocator_has_an_option_or_a_reason(self, backend: Backend) -> None:
+        """One that can be set has a variable, and a name and a value; else it is said why there is none."""
+        option = backend.expandable_segments()
+        if option.variables:
+            assert re.fullmatch(r"\w+:\w+", option.option)
+        else:
+            assert option.reason
+
+    def test_the_allocators_settings_are_variables(self, backend: Backend) -> None:
+        """Each candidate names at least one variable, and its value is text; no two are the same."""
+        settings = backend.allocator_settings()
+        assert all(settings)
+        assert all(re.fullmatch(r"\w+", name) and value for each in settings for name, value in each.items())
+        assert len({tuple(each.items()) for each in settings}) == len(settings)
 
     # -- loading ---------------------------------------------------------------------------------
     @pytest.mark.parametrize("count", [0, 1, 1000])
@@ -278,6 +359,10 @@ def _bytes(state: Any) -> Any:
 def _numbers(x: Any) -> list[float]:
     host = x.detach().cpu() if hasattr(x, "detach") else x
     return [float(value) for value in host.reshape(-1).tolist()]
+
+
+def _on_the_cpu(x: Any) -> Any:
+    return x.detach().cpu()
 
 
 def _integers(backend: Backend) -> Any:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FakeHost"]
 
-SIMULATED = frozenset({"torch", "torch_npu", "pynvml", "psutil", "numpy"})
+SIMULATED = frozenset({"torch", "torch_npu", "pynvml", "psutil", "numpy", "triton", "flash_attn"})
 """The modules whose presence the machine decides; all others are this process's own."""
 
 _here = Host()  # the real one: where the real torch comes from
@@ -140,7 +140,7 @@ class FakeHost(Host):
         """The machine has it."""
         if name == "torch":
             return self.simulated.build is not None
-        if name in ("pynvml", "torch_npu"):
+        if name in ("pynvml", "torch_npu", "triton", "flash_attn"):
             return name in self.simulated.modules
         # NumPy and psutil are lent by this process, like anything that is not simulated.
         return (name not in SIMULATED or name in self.simulated.modules) and super().installed(name)

@@ -15,6 +15,7 @@ from devicekit.testing.fake_devices import Door, FakeGenerator, NpuDevice
 from devicekit.testing.fake_memory import CardMemory
 from devicekit.testing.fake_mps import FakeMps, FakeMpsBackend
 from devicekit.testing.fake_npu import FakeNpu
+from devicekit.testing.fake_products import KERNELS
 from devicekit.testing.fake_runtime import FakeRuntime
 from devicekit.testing.fake_xpu import FakeXpu
 from devicekit.testing.machines import CPU_FLAGS, Build, Card, Machine
@@ -63,10 +64,13 @@ class FakeTorch:
         self.version = _Over(real.version, __version__=build.version, cuda=build.cuda, hip=build.hip, xpu=build.xpu)
         self.__config__ = _Over(real.__config__, show=self._configuration)
         self.cpu = self._cpu()
+        self._C = _Over(real._C, _dispatch_has_kernel_for_dispatch_key=self._has_kernel)
         self.backends = _Over(
             real.backends,
             mps=FakeMpsBackend(self, real.backends.mps),
             cpu=_Over(real.backends.cpu, get_cpu_capability=self._code_path),
+            cuda=_Over(real.backends.cuda, is_flash_attention_available=lambda: bool(build.cuda or build.hip)),
+            cudnn=_Over(real.backends.cudnn, version=lambda: build.cudnn if build.cuda else None),
         )
         self.mps = FakeMps(self, real.mps)
         self.cuda = FakeCuda(self, real.cuda)
@@ -101,7 +105,11 @@ class FakeTorch:
         able, real = self._machine.cpu, self._real.cpu
         missing = tuple(name for name in ADDED["cpu"] if self._added_later("cpu", name))
         values: dict[str, Any] = {} if missing else {"get_capabilities": self._capabilities}
-        helpers = {"_is_avx512_bf16_supported": "avx512_bf16", "_is_amx_fp16_supported": "amx_fp16"}
+        helpers = {
+            "_is_avx512_bf16_supported": "avx512_bf16",
+            "_is_amx_fp16_supported": "amx_fp16",
+            "_is_vnni_supported": "avx512_vnni",
+        }
         values.update({name: lambda flag=flag: flag in able for name, flag in helpers.items()})
         return _Over(real, missing, **values)
 
@@ -115,6 +123,12 @@ class FakeTorch:
             if flag in self._machine.cpu:
                 return path
         return "DEFAULT"
+
+    def _has_kernel(self, operation: str, key: str) -> bool:
+        name = operation.removeprefix("aten::")
+        if name in KERNELS and key != "CPU":  # the CPU's are this process's own
+            return key in KERNELS[name]
+        return bool(self._real._C._dispatch_has_kernel_for_dispatch_key(operation, key))
 
     def is_vulkan_available(self) -> bool:
         """Compiled in."""

@@ -42,6 +42,7 @@ class FakeXpu(FakeRuntime):
             has_fp16="float16" not in card.lacks,
             has_fp64="float64" not in card.lacks,
             has_bfloat16_conversions="bfloat16" not in card.lacks,
+            has_subgroup_matrix_multiply_accumulate="tf32" not in card.lacks,
             architecture=zlib.crc32(card.architecture.encode()),  # a number that means nothing, as to any reader of it
             type="gpu",
         )

@@ -62,6 +62,8 @@ class Build:
     vulkan: bool = False
     architectures: tuple[str, ...] = ()
     """What it has kernels for: ``sm_86``, ``compute_90`` (PTX), ``gfx1100``; empty: not known, nothing is refused."""
+    cudnn: int = 92100
+    """Of a build for CUDA, as ``torch.backends.cudnn.version()`` says it: 9.21."""
 
     def __post_init__(self) -> None:
         _set(self, architectures=tuple(self.architectures))
@@ -85,7 +87,8 @@ class Card:
     """What other processes leave of ``memory``; None: all of it."""
     integrated: bool = False
     lacks: tuple[str, ...] = ()
-    """Number formats without instructions for them, on Intel chips: ``bfloat16``, ``float64``, ``float16``."""
+    """Number formats without instructions for them, on Intel chips: ``bfloat16``, ``float64``, ``float16``; ``tf32``
+    where there are no matrix units (XMX)."""
     uuid: str = ""
     """Given by the machine where it is empty."""
     slices: tuple[Card, ...] = ()
@@ -189,7 +192,7 @@ class Machine:
     nvml: bool = True
     """The NVIDIA driver comes with its management library; a Jetson's does not."""
     modules: tuple[str, ...] = ("numpy", "psutil")
-    """Which of numpy, psutil, pynvml and torch_npu are installed."""
+    """Which of numpy, psutil, pynvml, torch_npu, triton and flash_attn are installed."""
     plugin_failure: str | None = None
     """What ``import torch_npu`` raises ImportError with."""
     macos: str = "14.5"
@@ -265,14 +268,18 @@ ROCM_BUILD = Build(
 XPU_BUILD = Build("2.13.0+xpu", xpu="20250301")
 MAC_BUILD = Build("2.13.0", mps=True)
 
-WITH_NVML = ("numpy", "psutil", "pynvml")
+WITH_TRITON = ("numpy", "psutil", "triton")
+WITH_NVML = (*WITH_TRITON, "pynvml")
 WITH_ASCEND = ("numpy", "psutil", "torch_npu")
 NO_CANN = "libhccl.so: cannot open shared object file: No such file or directory"
 
 _KINDS = {
     "cuda": (Machine(build=CUDA_BUILD, driver="13.0", modules=WITH_NVML), Card(memory="24GiB")),
-    "rocm": (Machine(build=ROCM_BUILD), Card(memory="24GiB", architecture="gfx1100")),
-    "xpu": (Machine(build=XPU_BUILD), Card(memory="16GiB", architecture="xe-hpg", lacks=("float64",))),
+    "rocm": (Machine(build=ROCM_BUILD, modules=WITH_TRITON), Card(memory="24GiB", architecture="gfx1100")),
+    "xpu": (
+        Machine(build=XPU_BUILD, modules=WITH_TRITON),
+        Card(memory="16GiB", architecture="xe-hpg", lacks=("float64",)),
+    ),
     "npu": (
         Machine(processor="aarch64", modules=WITH_ASCEND, cpu=("neon",)),
         Card(memory="64GiB", architecture="Ascend910B3"),
@@ -342,7 +349,7 @@ MACHINES: dict[str, Machine] = {
         _named(
             "xpu",
             "intel-igpu",
-            Card("Intel(R) Arc(TM) Graphics", "28GiB", "xe-lpg", integrated=True, lacks=("float64",)),
+            Card("Intel(R) Arc(TM) Graphics", "28GiB", "xe-lpg", integrated=True, lacks=("float64", "tf32")),
         ),
     )
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from devicekit.backend import Backend
@@ -40,6 +41,11 @@ class SimulatedMoves(Backend):
             moved.detach().add_(1)
         return moved
 
+    def holds(self, tensor: Any, device: Any) -> bool:
+        """Its card counts it; all tensors say that they are on the CPU."""
+        memory = self.torch._start(device)
+        return memory is not None and not tensor.is_meta and memory.holds(tensor.untyped_storage())
+
     def move_object(self, x: Any, device: Any, dtype: Any) -> Any:
         """The object's own ``to``; what it asks of tensors is answered by :meth:`move`."""
         from devicekit.testing.interception import TensorMoves
@@ -63,6 +69,22 @@ class SimulatedMoves(Backend):
         made = super().staging(device, nbytes)
         made.torch = _Unpinned(made.torch)
         return made
+
+    def product(self, form: str, a: Any, b: Any, index: int = 0) -> Callable[[], Any]:
+        """The card's, where the build has kernels for it and the card has the format."""
+        from devicekit.testing import fake_cuda, fake_products
+
+        device = self.device(index)
+        memory = self.torch._start(device)
+        self.torch._launch(device)
+        if memory is None:
+            if form == "float32":
+                return super().product(form, a, b, index)
+            raise RuntimeError(f"{device} computes float32 only (a simulated refusal)")
+        card = memory.card
+        override = self.torch._env.get("HSA_OVERRIDE_GFX_VERSION") if card.vendor == "amd" else None
+        arch = fake_cuda.gfx_seen(card, override)
+        return fake_products.product(card, form, arch, self.torch._build.hip, a, b)
 
     def verify(self, index: int = 0) -> None:
         """The backend's own, where the build has kernels for the card."""
