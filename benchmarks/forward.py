@@ -93,7 +93,7 @@ def main() -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seq", type=int, default=16, help="tokens of a row; more on an accelerator")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--markdown", action="store_true", help="tables for the README")
     options = parser.parse_args()
