@@ -144,8 +144,10 @@ class NumpyStage(Stage):
         """Normal numbers.
 
         Raises:
-            DeviceKitError: NumPy has no such dtype.
+            DeviceKitError: NumPy has no such dtype, or knows only its name, from ml_dtypes.
         """
+        if self.claims().get(dtype) == NO:
+            raise DeviceKitError(f"NumPy does not compute in {dtype}.")
         return self.backend.draw_normal((count,), None, self.device, self.backend.as_dtype(dtype))
 
     def copy(self, dtype: str, count: int) -> Run:
