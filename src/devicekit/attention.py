@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 from devicekit.backend import Backend
+from devicekit.contexts import Repeatable
 from devicekit.errors import DeviceKitError
 from devicekit.values import AttentionCase
 
 __all__ = ["Attention", "AttentionChoice", "as_case", "attention", "choose"]
 
 log = logging.getLogger("devicekit")
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 PACKAGE = "flash-attn"
 NEVER = "scaled_dot_product_attention never calls the package"
@@ -82,40 +80,20 @@ def _switched_off(backend: Backend, name: str) -> str:
     return "it is switched off" if enabled is not None and not enabled() else ""
 
 
-class AttentionChoice:
+class AttentionChoice(Repeatable):
     """A context, or a decorator, in which attention uses one kernel, or the best one.
 
     It can be entered again, also inside of itself. Torch's switches are the process's, so this is for all threads.
     """
 
-    __slots__ = ("_entered", "_start", "name")
+    __slots__ = ("name",)
 
     name: str | None
     """The kernel; None: whichever torch prefers."""
 
     def __init__(self, start: Callable[[], contextlib.AbstractContextManager[Any]], name: str | None) -> None:
-        self._start = start
-        self._entered: list[contextlib.AbstractContextManager[Any]] = []
+        super().__init__(start)
         self.name = name
-
-    def __enter__(self) -> AttentionChoice:
-        started = self._start()
-        started.__enter__()
-        self._entered.append(started)
-        return self
-
-    def __exit__(self, *raised: Any) -> None:
-        self._entered.pop().__exit__(*raised)
-
-    def __call__(self, function: Function) -> Function:
-        """The function inside of this context."""
-
-        @functools.wraps(function)
-        def inside(*args: Any, **kwargs: Any) -> Any:
-            with self._start():
-                return function(*args, **kwargs)
-
-        return inside  # type: ignore[return-value]  # it has the same signature
 
     def __repr__(self) -> str:
         return f"<attention by {self.name or 'the best kernel'}>"

@@ -7,25 +7,24 @@ import functools
 import logging
 import warnings
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from devicekit.backend import Backend
+from devicekit.contexts import Repeatable
 from devicekit.errors import DeviceKitError
 
 __all__ = ["Autocast", "autocast", "grad_scaler"]
 
 log = logging.getLogger("devicekit")
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 
-
-class Autocast:
+class Autocast(Repeatable):
     """A context, or a decorator, in which matrix products and convolutions run in 16 bits; or one that does nothing.
 
     It can be entered again, also inside of itself.
     """
 
-    __slots__ = ("_entered", "_start", "dtype", "reason")
+    __slots__ = ("dtype", "reason")
 
     dtype: Any
     """The dtype that is computed in; None: nothing is changed."""
@@ -33,8 +32,7 @@ class Autocast:
     """Why nothing is changed; empty when it is."""
 
     def __init__(self, start: Callable[[], Any] | None, dtype: Any, reason: str = "") -> None:
-        self._start = start or contextlib.nullcontext
-        self._entered: list[Any] = []
+        super().__init__(start or contextlib.nullcontext)
         self.dtype = dtype
         self.reason = reason
 
@@ -42,25 +40,6 @@ class Autocast:
     def enabled(self) -> bool:
         """It changes something."""
         return self.dtype is not None
-
-    def __enter__(self) -> Autocast:
-        started = self._start()
-        started.__enter__()
-        self._entered.append(started)
-        return self
-
-    def __exit__(self, *raised: Any) -> None:
-        self._entered.pop().__exit__(*raised)
-
-    def __call__(self, function: Function) -> Function:
-        """The function inside of this context; each call in one of its own, for threads may call it at once."""
-
-        @functools.wraps(function)
-        def inside(*args: Any, **kwargs: Any) -> Any:
-            with self._start():
-                return function(*args, **kwargs)
-
-        return inside  # type: ignore[return-value]  # it has the same signature
 
     def __repr__(self) -> str:
         return f"<autocast to {self.dtype}>" if self.enabled else f"<no autocast: {self.reason}>"
