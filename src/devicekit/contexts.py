@@ -1,4 +1,4 @@
-"""A context that can be entered again, also inside of itself, and be a decorator: users keep one and use it anywhere."""
+"""A context that can be entered again, also inside of itself, and be a decorator: who keeps one can use it anywhere."""
 
 from __future__ import annotations
 
