@@ -29,7 +29,7 @@ FLOORS: list[set[str]] = [
     {"cli"},
     {"__init__", "__main__"},
 ]
-ONE_ROOM = {"backends", "bench", "testing", "isolation", "cli", "demo", "efficient", "weights"}
+ONE_ROOM = {"backends", "bench", "testing", "isolation", "cli", "demo", "efficient", "weights", "tuning"}
 # The registry says the backends' names as text; reporting and tuning say the package's version, which __init__ holds.
 ALLOWED = {
     ("registry", "backend"),

@@ -24,7 +24,8 @@ from devicekit.backend import Backend
 from devicekit.backends.cpu import CpuBackend
 from devicekit.resolve import resolver
 from devicekit.testing import MACHINES, Build, FakeHost, simulated_machine
-from devicekit.tuning import Fingerprint, Tuning
+from devicekit.tuning import reading
+from devicekit.tuning.value import DTYPES, WORDS, Fingerprint, Tuning, fingerprint, fingerprint_of
 from devicekit.values import DeviceInfo
 from tests.users import as_a_user
 
@@ -51,7 +52,7 @@ def backend_of(name: str = "cpu") -> Backend:
 
 def made(backend: Backend | None = None, **changes: Any) -> Tuning:
     """A tuning of this machine."""
-    here = tuning.fingerprint_of(backend or backend_of(), 0)
+    here = fingerprint_of(backend or backend_of(), 0)
     return dataclasses.replace(Tuning(here, "2026-01-31T12:00:00+00:00", "bfloat16"), **changes)
 
 
@@ -244,14 +245,14 @@ def test_every_part_of_the_fingerprint_matters(machine: FakeHost, field: str, ot
 
 def test_the_parts_are_all_of_them() -> None:
     """The test above and the words for people know every field."""
-    assert set(tuning._WORDS) == {field.name for field in dataclasses.fields(Fingerprint)}
+    assert set(WORDS) == {field.name for field in dataclasses.fields(Fingerprint)}
 
 
 def test_what_is_in_a_fingerprint(machine: FakeHost) -> None:
     """The processor's and the device's names, what may be used of it, and the versions."""
     (machine.root / "proc").mkdir(exist_ok=True)
     (machine.root / "proc" / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Acme 9000\n")
-    found = tuning.fingerprint(machine, "npu", DeviceInfo(0, "Ascend NPU", architecture="910B3"), "2.13.0+cpu")
+    found = fingerprint(machine, "npu", DeviceInfo(0, "Ascend NPU", architecture="910B3"), "2.13.0+cpu")
     assert (found.processor, found.backend, found.device, found.architecture) == (
         "Acme 9000", "npu", "Ascend NPU", "910B3",
     )  # fmt: skip
@@ -264,8 +265,8 @@ def test_what_is_in_a_fingerprint(machine: FakeHost) -> None:
 def test_any_name_of_a_device_can_be_kept(machine: FakeHost, tmp_path: Path) -> None:
     """However long it is and whatever is in it, what was written is read."""
     device = DeviceInfo(0, "\x1b[31m\n" + "x" * 999, architecture="\0")
-    value = dataclasses.replace(made(), fingerprint=tuning.fingerprint(machine, "npu", device, "2.13.0"))
-    assert tuning.load(written(tmp_path, tuning.as_text(value))) == value
+    value = dataclasses.replace(made(), fingerprint=fingerprint(machine, "npu", device, "2.13.0"))
+    assert reading.load(written(tmp_path, tuning.as_text(value))) == value
 
 
 @pytest.mark.parametrize("change", [{"build": Build("2.12.0+cpu")}, {"cpu": ("avx2",)}], ids=["torch", "architecture"])
@@ -335,9 +336,9 @@ def written(folder: Path, content: bytes) -> Path:
 def test_a_file_holds_all_of_it(tmp_path: Path) -> None:
     """What was written is read as the same value."""
     file = written(tmp_path, json.dumps(document()).encode())
-    value = tuning.load(file)
+    value = reading.load(file)
     assert value.to_dict() == document()
-    assert tuning.load(written(tmp_path, tuning.as_text(value))) == value
+    assert reading.load(written(tmp_path, tuning.as_text(value))) == value
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
@@ -346,7 +347,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "cut off": (json.dumps(document()).encode()[:100], "Unterminated|Expecting"),
     "not text": (b"\xff\xfe\xff", "decode|Expecting"),
     "deep": (b"[" * 30_000, "nested too deeply|Expecting"),
-    "huge": (b" " * (tuning.LARGEST + 1), "more than 65536 bytes"),
+    "huge": (b" " * (reading.LARGEST + 1), "more than 65536 bytes"),
     "huge number": (
         json.dumps(document(threads=0)).encode().replace(b'"threads": 0', b'"threads": ' + b"9" * 5000),
         ".",
@@ -382,7 +383,7 @@ def test_a_file_that_is_no_tuning_is_refused(tmp_path: Path, name: str) -> None:
     content, why = REFUSED[name]
     file = written(tmp_path, content if isinstance(content, bytes) else json.dumps(content).encode())
     with pytest.raises(dk.DeviceKitError, match=r"tuning\.json (is no tuning|cannot be read)") as caught:
-        tuning.load(file)
+        reading.load(file)
     assert re.search(why, caught.value.why)
     assert caught.value.try_
 
@@ -393,7 +394,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     for path in (tmp_path, pipe, "/dev/zero", tmp_path / "missing", "a\0b"):
         with pytest.raises(dk.DeviceKitError, match="cannot be read"):
-            tuning.load(path)
+            reading.load(path)
 
 
 def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path) -> None:
@@ -401,7 +402,7 @@ def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path) -> None:
     file = written(tmp_path, json.dumps(document()).encode())
     file.chmod(0)
     with as_a_user(), pytest.raises(dk.DeviceKitError, match="Permission denied"):
-        tuning.load(file)
+        reading.load(file)
 
 
 json_values = st.recursive(
@@ -433,13 +434,13 @@ def test_any_bytes_are_a_tuning_or_our_error(tmp_path_factory: pytest.TempPathFa
     """Whatever lies there, it is refused in our words, or it is a value that can be written and read again."""
     file = written(tmp_path_factory.getbasetemp(), content)
     try:
-        value = tuning.load(file)
+        value = reading.load(file)
     except dk.DeviceKitError:
         return
-    assert value.dtype in tuning.DTYPES
+    assert value.dtype in DTYPES
     assert value.threads is None or 1 <= value.threads <= value.fingerprint.cpus
     file.write_bytes(tuning.as_text(value))
-    assert tuning.load(file) == value
+    assert reading.load(file) == value
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[" * 20_000, json.dumps(document()).encode()])
@@ -474,7 +475,7 @@ def test_saving_over_an_old_one_is_all_or_nothing(machine: FakeHost) -> None:
     value = made()
     file = saved(machine, value)
     with tuning.draft(machine, value.fingerprint):
-        assert tuning.load(file) == value
+        assert reading.load(file) == value
     saved(machine, dataclasses.replace(value, dtype="float16"))
     assert dk.DeviceManager().tuning.dtype == "float16"
     assert list(file.parent.iterdir()) == [file]

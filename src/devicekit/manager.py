@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from devicekit.efficient.mode import EfficientMode
     from devicekit.measuring import Measurement
     from devicekit.precision import Autocast
-    from devicekit.tuning import Tuning
+    from devicekit.tuning.value import Tuning
     from devicekit.weights.progress import Progress
     from devicekit.weights.selection import Keys, Rename
 

@@ -22,7 +22,8 @@ from devicekit.bench.stage import TorchStage
 from devicekit.bench.transformer import Shape
 from devicekit.resolve import resolver
 from devicekit.testing import MACHINES, FakeHost, simulated_machine
-from devicekit.tuning import Tuning
+from devicekit.tuning import reading
+from devicekit.tuning.value import DTYPES, Tuning, fingerprint_of
 from tests.cli.calling import run, run_process
 
 SMALL = Size(Shape(hidden=64, layers=1, vocabulary=32, positions=16), batch=2, seq=8)
@@ -106,7 +107,7 @@ def test_without_a_difference_nothing_is_changed(machine: FakeHost) -> None:
     found = tuner().tune()
     assert (found.dtype, found.attention, found.channels_last, found.allocator) == ("bfloat16", None, False, {})
     assert (found.threads, found.own_threads) == (1, 1)
-    assert found.fingerprint == tuning.fingerprint_of(resolver().decide("cpu").backend, 0)
+    assert found.fingerprint == fingerprint_of(resolver().decide("cpu").backend, 0)
 
 
 def test_what_is_faster_is_chosen(machine: FakeHost) -> None:
@@ -295,7 +296,7 @@ def test_the_work_suits_the_device() -> None:
 # -- the command -------------------------------------------------------------------------------------
 def made(host: FakeHost, name: str = "cpu", **changes: Any) -> Tuning:
     with hosts.use(host):
-        here = tuning.fingerprint_of(resolver(host).decide(name).backend, 0)
+        here = fingerprint_of(resolver(host).decide(name).backend, 0)
     return dataclasses.replace(Tuning(here, "2026-01-31T12:00:00+00:00", "bfloat16"), **changes)
 
 
@@ -322,7 +323,7 @@ def test_it_measures_and_keeps(machine: FakeHost, tmp_path: Path) -> None:
     assert [Path(told["file"])] == kept(machine)
     assert json.loads(copy.read_text()) == json.loads(Path(told["file"]).read_text()) == told["tuning"]
     assert list(told["trials"]) == list(QUESTIONS)
-    assert dk.DeviceManager().tuning == tuning.load(copy)
+    assert dk.DeviceManager().tuning == reading.load(copy)
     shown = run("tune", "--show")
     assert shown.code == 0
     assert f"dtype        {told['tuning']['dtype']}" in shown.out
@@ -357,7 +358,7 @@ def test_load_show_and_reset(machine: FakeHost, tmp_path: Path) -> None:
     assert "bfloat16" in out
     assert dk.DeviceManager().tuning == value
     assert run("tune", "--show", "--output", str(tmp_path / "again.json")).code == 0
-    assert tuning.load(tmp_path / "again.json") == value
+    assert reading.load(tmp_path / "again.json") == value
     assert "Nothing is saved" in run("tune", "--reset").out
     assert dk.DeviceManager().tuning is None
     assert run("tune", "--reset").code == 0
@@ -405,7 +406,7 @@ def test_a_file_from_elsewhere_is_refused(machine: FakeHost, tmp_path: Path, cha
     assert dk.DeviceManager().tuning == value
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[" * 20_000, b"x" * (tuning.LARGEST + 1), b'{"format": 1}'])
+@pytest.mark.parametrize("content", [b"", b"{}", b"[" * 20_000, b"x" * (reading.LARGEST + 1), b'{"format": 1}'])
 def test_a_broken_file_is_refused(machine: FakeHost, tmp_path: Path, content: bytes) -> None:
     """With the reason, and what was saved stays."""
     value = made(machine)
@@ -519,7 +520,7 @@ def test_a_real_process_tunes_and_the_next_one_knows(tmp_path: Path) -> None:
     code, out, err = run_process("tune", "--device", "cpu", "--duration", "0.01", "--json", env=env, timeout=400)
     assert (code, err) == (0, "")
     told = json.loads(out)
-    assert told["tuning"]["dtype"] in tuning.DTYPES
+    assert told["tuning"]["dtype"] in DTYPES
     assert all(trial["seconds"] or trial["note"] for trials in told["trials"].values() for trial in trials)
     shown = json.loads(run_process("tune", "--device", "cpu", "--show", "--json", env=env).out)
     assert (shown["tuning"], shown["in_force"]) == (told["tuning"], True)

@@ -23,7 +23,8 @@ from devicekit.container import usable_cpus
 from devicekit.errors import DeviceKitError
 from devicekit.formats import NATIVE
 from devicekit.memory import is_out_of_memory
-from devicekit.tuning import DTYPES, THREAD_PINS, Tuning, fingerprint_of
+from devicekit.tuning import THREAD_PINS
+from devicekit.tuning.value import DTYPES, Tuning, fingerprint_of
 from devicekit.values import AttentionCase
 
 __all__ = ["ALIKE", "MARGIN", "QUESTIONS", "Trial", "Tuner", "best", "thread_counts"]

@@ -19,6 +19,7 @@ from devicekit.host import Host
 from devicekit.isolation.facts import BackendFacts, DeviceFacts, Findings
 from devicekit.isolation.steps import Wanted
 from devicekit.reporting import VARIABLES
+from devicekit.tuning.value import fingerprint
 
 __all__ = ["add_arguments", "run"]
 
@@ -50,7 +51,7 @@ def _tuned(found: Findings, host: Host) -> dict[str, Any] | None:
     if chosen is None or found.torch.version is None:
         return None
     backend, device = chosen
-    here = tuning.fingerprint(host, backend.name, device.info, found.torch.version)
+    here = fingerprint(host, backend.name, device.info, found.torch.version)
     try:
         saved = tuning.saved(host, here)
     except DeviceKitError as error:

@@ -25,7 +25,8 @@ from devicekit.errors import DeviceKitError
 from devicekit.host import Host
 from devicekit.isolation.steps import label
 from devicekit.resolve import Decision, resolver
-from devicekit.tuning import Fingerprint, Tuning
+from devicekit.tuning import reading
+from devicekit.tuning.value import Fingerprint, Tuning, fingerprint_of
 
 __all__ = ["add_arguments", "run"]
 
@@ -52,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
         )
     duration, host = seconds_of(options), _host.current()
     decision = _decided(options.device, host)
-    here = tuning.fingerprint_of(decision.backend, decision.index or 0)
+    here = fingerprint_of(decision.backend, decision.index or 0)
     file = _file(host, here)
     trials: dict[str, list[Trial]] = {}
     with draft("--output", options.output) as copy:
@@ -108,7 +109,7 @@ def _loaded(path: str, decision: Decision, here: Fingerprint) -> Tuning:
     Raises:
         DeviceKitError: it is none, or does not count here; what was saved before stays.
     """
-    found = tuning.load(path)
+    found = reading.load(path)
     tuning.check(found, here, decision.backend)
     return found
 
