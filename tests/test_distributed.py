@@ -495,6 +495,19 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
+def finish_together(*arguments: str) -> tuple[int, str, str]:
+    """Under torchrun; once more, where torch itself aborted after the last line.
+
+    A thread of gloo or of autograd that lets go of a tensor while Python is taken down waits for Python's lock, and
+    ends the process (pytorch/pytorch#190489, #179291); on a busy machine one run in five.
+    """
+    for _ in range(5):
+        ended = finish(start(*arguments, launcher=TORCHRUN))
+        if "terminate called without an active exception" not in ended[2]:
+            break
+    return ended
+
+
 def port() -> str:
     """One that is free."""
     with socket.socket() as free:
@@ -534,10 +547,9 @@ def test_training_together_is_training_alone(tmp_path: Path) -> None:
     folders = [tmp_path / "together", tmp_path / "alone"]
     for folder in folders:
         folder.mkdir()
-    together = start("training", str(folders[0]), launcher=TORCHRUN)
     single = start("training", str(folders[1]))
-    for process in (together, single):
-        status, _, err = finish(process)
+    ends = [finish_together("training", str(folders[0])), finish(single)]
+    for status, _, err in ends:
         assert status == 0, err
         assert "Warning" not in err
         assert "destroy_process_group" not in err
