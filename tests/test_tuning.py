@@ -27,7 +27,7 @@ from devicekit.testing import MACHINES, Build, FakeHost, simulated_machine
 from devicekit.tuning import reading
 from devicekit.tuning.value import DTYPES, WORDS, Fingerprint, Tuning, fingerprint, fingerprint_of
 from devicekit.values import DeviceInfo
-from tests.users import as_a_user
+from tests.users import as_a_user, without_a_home
 
 
 @pytest.fixture(autouse=True)
@@ -164,19 +164,10 @@ def test_the_folder_is_looked_at_once() -> None:
 
 
 def test_a_user_without_a_home_folder_has_none() -> None:
-    """platformdirs raises there; the manager works all the same."""
-
-    class Homeless(FakeHost):
-        def config_file(self, name: str) -> Path:
-            raise RuntimeError("Could not determine home directory.")
-
-    host = Homeless("cpu")
-    try:
-        with hosts.use(host):
-            assert dk.DeviceManager().tuning is None
-            assert tuning.saved(host, made().fingerprint) is None
-    finally:
-        host.close()
+    """The manager works all the same."""
+    with without_a_home() as host:
+        assert dk.DeviceManager().tuning is None
+        assert tuning.saved(host, made().fingerprint) is None
 
 
 # -- threads -----------------------------------------------------------------------------------------

@@ -1,12 +1,16 @@
-"""Being another user for a moment, so that rights can be tested by root too."""
+"""Being another user for a moment: one with fewer rights than root, or one without a home folder."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
-__all__ = ["as_a_user"]
+from devicekit import host as hosts
+from devicekit.testing import FakeHost
+
+__all__ = ["as_a_user", "without_a_home"]
 
 NOBODY = 65534
 
@@ -22,3 +26,19 @@ def as_a_user() -> Iterator[None]:
         yield
     finally:
         os.setresuid(0, 0, 0)
+
+
+class _Homeless(FakeHost):
+    def config_file(self, name: str) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+
+@contextlib.contextmanager
+def without_a_home() -> Iterator[FakeHost]:
+    """On a machine with nothing but a processor; platformdirs raises there."""
+    host = _Homeless("cpu")
+    try:
+        with hosts.use(host):
+            yield host
+    finally:
+        host.close()

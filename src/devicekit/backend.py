@@ -172,7 +172,7 @@ class Backend(ABC):
         return tensor if there else tensor.to(device, dtype)  # by keywords it takes half as long again
 
     def holds(self, tensor: Any, device: Any) -> bool:
-        """The tensor lies on this device."""
+        """The tensor lies on this device; one of which there is only one has no number."""
         return tensor.device.type == device.type and device.index in (None, tensor.device.index)
 
     def move_object(self, x: Any, device: Any, dtype: Any) -> Any:

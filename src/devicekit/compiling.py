@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from devicekit.backend import Backend
-from devicekit.errors import DeviceKitError
+from devicekit.errors import DeviceKitError, first_line
 
 __all__ = ["Compilation", "compilation", "compiled"]
 
@@ -156,7 +156,7 @@ def _run_plainly(reason: str, forward: Callable[..., Any], *args: Any) -> Any:
 
 
 def _told(exc: Exception) -> str:
-    return f"the compiler failed: {type(exc).__name__}: {(str(exc).strip() or 'without a word').splitlines()[0]}"
+    return f"the compiler failed: {type(exc).__name__}: {first_line(exc) or 'without a word'}"
 
 
 def _guarded(backend: Backend, name: str, call: Callable[..., Any], fast: Callable[..., Any]) -> Callable[..., Any]:

@@ -18,6 +18,7 @@ __all__ = [
     "DeviceUnavailableError",
     "UnknownDeviceError",
     "WeightsError",
+    "first_line",
 ]
 
 
@@ -68,3 +69,8 @@ class BatchSizeError(DeviceKitError, RuntimeError):
 
 class DeviceFallbackWarning(UserWarning):
     """Another device than the one that was asked for is used; the message says why."""
+
+
+def first_line(said: object) -> str:
+    """What an error or a text says first; empty where it says nothing. torch's errors go on with all that there is."""
+    return next(iter(str(said).strip().splitlines()), "")

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from devicekit.backend import Backend
-from devicekit.errors import DeviceKitError
+from devicekit.errors import DeviceKitError, first_line
 
 __all__ = ["EMULATED", "FORMATS", "NATIVE", "NO", "Trial", "attempt", "claims", "supports"]
 
@@ -112,7 +112,7 @@ def attempt(backend: Backend, index: int, form: str, *, timed: bool = True) -> T
         try:
             wrong = _what_is_wrong(backend, index, form)
         except Exception as exc:
-            return Trial(False, _first_line(exc))
+            return Trial(False, _in_words(exc))
         if wrong or form == "float32" or not timed:
             return Trial(not wrong, wrong)
         try:
@@ -122,10 +122,9 @@ def attempt(backend: Backend, index: int, form: str, *, timed: bool = True) -> T
             return Trial(True)
 
 
-def _first_line(exc: BaseException) -> str:
+def _in_words(exc: BaseException) -> str:
     """The first line of what was raised, cut: torch lists all that it has been built with."""
-    line = next(iter(str(exc).strip().splitlines()), "")
-    return textwrap.shorten(f"{type(exc).__name__}: {line}", 200, placeholder=" ...")
+    return textwrap.shorten(f"{type(exc).__name__}: {first_line(exc)}", 200, placeholder=" ...")
 
 
 def _what_is_wrong(backend: Backend, index: int, form: str) -> str:

@@ -25,6 +25,7 @@ from devicekit.testing import MACHINES, FakeHost, simulated_machine
 from devicekit.tuning import reading
 from devicekit.tuning.value import DTYPES, Tuning, fingerprint_of
 from tests.cli.calling import run, run_process
+from tests.users import without_a_home
 
 SMALL = Size(Shape(hidden=64, layers=1, vocabulary=32, positions=16), batch=2, seq=8)
 
@@ -481,17 +482,8 @@ def test_wrong_words_are_refused(machine: FakeHost, words: tuple[str, ...], what
 
 def test_a_user_without_a_home_folder_is_told() -> None:
     """There is no place to keep it."""
-
-    class Homeless(FakeHost):
-        def config_file(self, name: str) -> Path:
-            raise RuntimeError("Could not determine home directory.")
-
-    host = Homeless("cpu")
-    try:
-        with hosts.use(host):
-            code, out, err = run("tune", "--show")
-    finally:
-        host.close()
+    with without_a_home():
+        code, out, err = run("tune", "--show")
     assert (code, out) == (2, "")
     assert "the tuning cannot be kept" in err
     assert "Could not determine home directory" in err

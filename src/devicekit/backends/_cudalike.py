@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from devicekit.backend import Backend, seeded
+from devicekit.errors import first_line
 from devicekit.staging import Staging, StreamStaging
 from devicekit.values import MemoryStats
 
@@ -45,7 +46,7 @@ class CudaLike(Backend):
             free, total = runtime.mem_get_info(index)
         except Exception as exc:  # XPU on integrated GPUs and WSL2, NVML on unified memory
             free, total = None, self._total_from_properties(index)
-            source = f"device properties; free memory unknown: {_first_line(exc)}"
+            source = f"device properties; free memory unknown: {first_line(exc) or type(exc).__name__}"
         return MemoryStats(
             total=total,
             available=free,
@@ -110,10 +111,6 @@ class CudaLike(Backend):
         """This process was forked from one that had started the runtime, so it can never use the device."""
         asked = getattr(self.runtime, "_is_in_bad_fork", None)
         return bool(asked()) if asked is not None else False
-
-
-def _first_line(exc: BaseException) -> str:
-    return (str(exc).strip() or type(exc).__name__).splitlines()[0]
 
 
 FORKED = "the runtime was started before this process was forked, so it cannot be used here"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -97,10 +96,7 @@ def seconds_of(options: argparse.Namespace) -> float:
     Raises:
         DeviceKitError: it is no time.
     """
-    duration: float = options.duration
-    if not math.isfinite(duration) or duration <= 0:
-        raise DeviceKitError(f"--duration {duration:g} is no time.", try_="a number of seconds above 0")
-    return duration
+    return where.positive(options.duration, f"--duration {options.duration:g} is no time.")
 
 
 def _split(texts: Sequence[str] | None) -> list[str]:

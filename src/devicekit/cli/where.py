@@ -47,10 +47,18 @@ def seconds(options: argparse.Namespace) -> float:
     Raises:
         DeviceKitError: it is no time.
     """
-    limit: float = options.timeout
-    if not math.isfinite(limit) or limit <= 0:
-        raise DeviceKitError(f"--timeout {limit:g} is no time limit.", try_="a number of seconds above 0")
-    return limit
+    return positive(options.timeout, f"--timeout {options.timeout:g} is no time limit.")
+
+
+def positive(given: float, otherwise: str) -> float:
+    """A number of seconds.
+
+    Raises:
+        DeviceKitError: it is no time.
+    """
+    if not math.isfinite(given) or given <= 0:
+        raise DeviceKitError(otherwise, try_="a number of seconds above 0")
+    return given
 
 
 @contextlib.contextmanager

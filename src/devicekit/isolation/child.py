@@ -19,7 +19,7 @@ from typing import IO, Any
 from devicekit import formats, reporting
 from devicekit import host as _host
 from devicekit.backend import Backend
-from devicekit.errors import DeviceKitError, UnknownDeviceError
+from devicekit.errors import DeviceKitError, UnknownDeviceError, first_line
 from devicekit.host import AUTOLOAD, Host, compiled_accelerator
 from devicekit.isolation.steps import MARK, Wanted, closer_steps, label
 from devicekit.registry import Row
@@ -254,5 +254,5 @@ CLOSER: dict[str, Callable[..., dict[str, Any]]] = {
 def _in_words(exc: BaseException) -> str:
     if isinstance(exc, DeviceKitError):
         return f"{exc.what} {exc.why}".strip()
-    lines = str(exc).strip().splitlines()
-    return f"{type(exc).__name__}: {lines[0]}" if lines else type(exc).__name__
+    line = first_line(exc)
+    return f"{type(exc).__name__}: {line}" if line else type(exc).__name__

@@ -176,10 +176,14 @@ def check(tuning: Tuning, here: Fingerprint, backend: Backend) -> None:
         raise DeviceKitError("this tuning does not count here.", why=why, try_=TRY)
 
 
+def _shelf(host: Host) -> _Shelf:
+    shelf: _Shelf = host.memo.get("tuning") or host.memo.setdefault("tuning", _Shelf(host))
+    return shelf
+
+
 def of(backend: Backend, index: int) -> Tuning | None:
     """The saved tuning of a device; None where none counts. Where anything is saved, this may start the runtime."""
-    memo = backend.host.memo
-    shelf: _Shelf = memo.get("tuning") or memo.setdefault("tuning", _Shelf(backend.host))
+    shelf = _shelf(backend.host)
     return None if shelf.empty else shelf.tuning(backend, index)
 
 
@@ -191,8 +195,7 @@ def begin(backend: Backend) -> None:
     """
     if backend.accelerator:
         return
-    memo = backend.host.memo
-    shelf: _Shelf = memo.get("tuning") or memo.setdefault("tuning", _Shelf(backend.host))
+    shelf = _shelf(backend.host)
     if shelf.empty or shelf.threads_settled:
         return
     shelf.threads_settled = True

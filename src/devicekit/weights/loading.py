@@ -131,9 +131,8 @@ class Loader:
         )
 
     def holds(self, tensor: Any) -> bool:
-        """The tensor lies on the device already; a device of which there is only one has no number."""
-        there, here = tensor.device, self.device
-        return there.type == here.type and here.index in (None, there.index)
+        """The tensor lies on the device already."""
+        return self.backend.holds(tensor, self.device)
 
     # -- memory ------------------------------------------------------------------------------------
     def mapped(self, request: Request) -> Any | None:

@@ -1,7 +1,7 @@
 """Where bytes of weights come from: a file that is read by position, or bytes in memory.
 
 Reading never goes through a mapping: a file that shrinks meanwhile makes a mapped read end in SIGBUS, which no
-``except`` can catch, while ``preadv`` just returns less. It is also as fast, into a buffer that stays in the cache.
+``except`` can catch, while ``preadv`` just returns less.
 
 A file can also be read past the system's page cache, from the disk into the memory where the bytes stay (O_DIRECT).
 """
