@@ -170,6 +170,17 @@ def test_a_user_without_a_home_folder_has_none() -> None:
         assert tuning.saved(host, made().fingerprint) is None
 
 
+@pytest.mark.parametrize(
+    ("made_of", "variable"),
+    [({"cuda": 1}, "PYTORCH_CUDA_ALLOC_CONF"), ({"npu": 1}, "PYTORCH_NPU_ALLOC_CONF")],
+)
+def test_an_allocator_is_tried_by_the_variable_that_every_version_reads(made_of: dict[str, Any], variable: str) -> None:
+    """The same one that saving memory sets; torch 2.9.1 reads this option in no other (pytorch/pytorch#183387)."""
+    with simulated_machine(**made_of):
+        [settings] = resolver().decide().backend.allocator_settings()
+    assert list(settings) == [variable]
+
+
 # -- threads -----------------------------------------------------------------------------------------
 def test_threads_are_set_once(machine: FakeHost) -> None:
     """The first manager sets them; what the user sets afterwards stays."""

@@ -321,7 +321,7 @@ class Backend(ABC):
     def allocator_settings(self) -> tuple[dict[str, str], ...]:
         """Environment variables that may make this runtime's allocator faster or smaller; ``devicekit tune`` tries."""
         growing = self.expandable_segments()
-        return ({growing.variables[-1]: growing.option},) if growing.variables else ()
+        return ({growing.variables[0]: growing.option},) if growing.variables else ()
 
     # -- random numbers ------------------------------------------------------------------------
     def draw_normal(self, shape: Sequence[int], seed: int | None, device: Any, dtype: Any) -> Any:
