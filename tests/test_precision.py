@@ -105,6 +105,51 @@ def test_other_dtypes_are_refused(dtype: Any) -> None:
     assert "torch.bfloat16" in str(caught.value)
 
 
+# -- switched off ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize("machine", MACHINES)
+def test_switched_off_is_float32(machine: str) -> None:
+    """With ``enabled=False`` products are in float32, whatever the dtype, and nobody is warned."""
+    options, _ = MACHINES[machine]
+    with simulated_machine(**options), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for dtype in (None, *HALVES):
+            with manager(machine).autocast(dtype, enabled=False) as made:
+                assert product().dtype == torch.float32
+            assert (made.enabled, made.dtype, made.reason) == (False, None, "switched off by the caller")
+
+
+@pytest.mark.parametrize("machine", [{"cuda": 1}, NATIVE], ids=str)
+def test_it_is_switched_off_inside_of_one(machine: dict[str, Any]) -> None:
+    """As with torch's own: the inner block is in float32, and afterwards the outer one goes on."""
+    with simulated_machine(**machine):
+        dm = dk.DeviceManager()
+        with dm.autocast():
+            with dm.autocast(enabled=False):
+                assert product().dtype == torch.float32
+            assert product().dtype == dm.dtype
+
+
+def test_switched_off_starts_nothing() -> None:
+    """The default dtype is not asked for, because that would start the runtime."""
+    with simulated_machine(cuda=1) as host:
+        dk.DeviceManager().autocast(enabled=False)
+        assert not host.torch().cuda.is_initialized()
+
+
+def test_there_is_nothing_to_switch_off_without_torch() -> None:
+    """A host with NumPy alone has no autocast, and runs the block."""
+    with simulated_machine("no-torch"), dk.DeviceManager().autocast(enabled=False) as made:
+        assert not made.enabled
+
+
+def test_a_scaler_can_be_switched_off() -> None:
+    """With ``enabled=False`` it passes everything through, also for float16."""
+    with simulated_machine(cuda=1):
+        dm = dk.DeviceManager(dtype=torch.float16)
+        assert dm.grad_scaler().is_enabled()
+        assert not dm.grad_scaler(enabled=False).is_enabled()
+
+
 # -- a context as others ------------------------------------------------------------------------------
 def test_it_is_a_decorator_and_can_be_entered_inside_of_itself() -> None:
     """Decorated functions keep their name, and one object serves twice at once."""

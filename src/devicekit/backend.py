@@ -121,6 +121,16 @@ class Backend(ABC):
     def make_current(self, index: int = 0) -> None:
         """Make it the device that is meant where none is named; nothing, where the runtime has no such thing."""
 
+    @contextlib.contextmanager
+    def being_current(self, index: int = 0) -> Iterator[None]:
+        """Inside, it is the current device; afterwards, also after an error, the former one is again."""
+        before = self.current_index() or 0
+        self.make_current(index)
+        try:
+            yield
+        finally:
+            self.make_current(before)
+
     def describe(self, index: int = 0) -> DeviceInfo:
         """All that can be told about a device. May start the runtime, so it is asked in a child process."""
         return self.probe().device(index) or DeviceInfo(index)
@@ -330,6 +340,16 @@ class Backend(ABC):
         generator = None if seed is None else torch.Generator("cpu").manual_seed(whole_seed(seed))
         drawn = torch.randn(tuple(shape), generator=generator, dtype=torch.float32, device="cpu")
         return self._put_tensor(drawn, device, dtype)
+
+    def manual_seed(self, seed: int) -> None:
+        """Seed the default generators of all devices of this backend, and no other; nothing, where it has none.
+
+        ``manual_seed_all`` is the name by which torch itself reaches them (torch/random.py). The seed is one that
+        ``whole_seed`` lets through. It starts no runtime where the seed can wait for its start.
+        """
+        seed_all = getattr(getattr(self.torch, self.device_type, None), "manual_seed_all", None)
+        if seed_all is not None:
+            seed_all(seed)
 
     def rng_state(self, index: int = 0) -> Any:
         """The state of this device's own generator; None where it has none of its own."""

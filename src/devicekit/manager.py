@@ -6,18 +6,21 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, overload
 
-from devicekit import placement, rng
+from devicekit import numbering, placement, rng
 from devicekit import tuning as _tuning
+from devicekit.backend import whole_seed
 from devicekit.resolve import Decision, resolver, warn
 from devicekit.values import LoadResult, MemoryStats, RngState, Weights
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
     from typing import BinaryIO, TypeAlias
 
     import torch
+    from typing_extensions import Self
 
     from devicekit.attention import Attention, AttentionChoice
     from devicekit.batch import Watch
@@ -62,17 +65,36 @@ class DeviceManager:
     backend: str
     """``cuda``, ``rocm``, ``xpu``, ``npu``, ``mps``, ``cpu``, ``numpy``, or a third party's name."""
     index: int | None
-    """The device's number among the visible ones; None where there is only one."""
+    """The device's number among the visible ones; None where there is only one, and of :meth:`current`."""
     warning: str | None
     """None, or why this is not the device that was asked for."""
 
     def __init__(
         self, preferred_device: object = None, *, dtype: torch.dtype | None = None, strict: bool = False
     ) -> None:
-        decision = resolver().decide(preferred_device, strict=strict)
-        if decision.warning is not None:
-            warn(decision.warning)
-        self._adopt(decision, dtype, strict)
+        self._adopt(_announced(resolver().decide(preferred_device, strict=strict)), dtype, strict)
+
+    @classmethod
+    def current(cls, *, dtype: torch.dtype | None = None) -> Self:
+        """The manager for code that says ``"cuda"`` without a number: it means the runtime's current device.
+
+        Its ``device`` has no index, ``torch.device("cuda")``, and its ``index`` is None. Where tensors go, and what
+        ``memory_stats``, ``synchronize`` and all the others are about, follows :meth:`set_device`,
+        :meth:`device_index` and torch's own functions for that; as in torch, each thread has a current device of its
+        own. ``LOCAL_RANK`` does not matter. Only a pin with an index (``KRONOS_DEVICE=cuda:1``) fixes the device.
+
+        It is chosen as without an argument, starts no runtime, and stays what it is when it is pickled.
+
+        Args:
+            dtype: as for the constructor. The default goes by the device that is current when it is first asked for.
+
+        Raises:
+            UnknownDeviceError: the pin is no device.
+            DeviceKitError: ``dtype`` is no dtype of the framework.
+        """
+        made = cls.__new__(cls)
+        made._adopt(_announced(resolver().decide(current=True)), dtype, strict=False)
+        return made
 
     def _adopt(self, decision: Decision, dtype: Any, strict: bool) -> None:
         self._decision = decision
@@ -86,8 +108,18 @@ class DeviceManager:
         _tuning.begin(decision.backend)
 
     @property
+    def _follows(self) -> bool:
+        """There are numbers, and none was chosen: the runtime's current device is meant."""
+        return self.index is None and self._backend.indexed
+
+    @property
     def _at(self) -> int:
-        return self.index or 0
+        return (self._backend.current_index() if self._follows else self.index) or 0
+
+    @property
+    def _here(self) -> Any:
+        """``device``, with its number: whoever works in threads must not ask for theirs, which start with device 0."""
+        return self._backend.device(self._at) if self._follows else self.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -114,12 +146,76 @@ class DeviceManager:
     # -- between processes -----------------------------------------------------------------------
     def __getstate__(self) -> dict[str, Any]:
         place = self.backend if self.index is None else f"{self.backend}:{self.index}"
-        return {"place": place, "dtype": self._dtype, "strict": self._strict, "warning": self.warning}
+        told = {"place": place, "current": self._follows, "dtype": self._dtype, "strict": self._strict}
+        return {**told, "warning": self.warning}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        decision = resolver().decide(state["place"], strict=state["strict"])
+        decision = resolver().decide(state["place"], strict=state["strict"], current=state["current"])
         self._adopt(decision, state["dtype"], state["strict"])
         self.warning = decision.warning or state["warning"]
+
+    # -- which one, of how many --------------------------------------------------------------
+    @property
+    def is_accelerator(self) -> bool:
+        """The device is a GPU or an NPU, and not the host's processor."""
+        return self._backend.accelerator
+
+    @property
+    def device_count(self) -> int:
+        """How many devices of this backend can be used here, as the probe found them; 0 on the CPU and with NumPy.
+
+        No runtime is started. With the same meaning as ``torch.accelerator.device_count()``.
+        """
+        return numbering.count(self._decision)
+
+    @property
+    def name(self) -> str:
+        """The product's name, for logs: ``NVIDIA H100 80GB HBM3``.
+
+        What can be told without starting the runtime: for some only ``Ascend NPU``, ``CPU``, or the device's type.
+        """
+        try:
+            return numbering.name_of(self._decision, self._at)
+        except Exception:  # a word for a log is no reason to fall
+            log.warning("%s cannot tell its current device", self.backend, exc_info=True)
+            return self._backend.device_type
+
+    def device_at(self, index: object = None) -> torch.device:
+        """The device that a number means here: for ``.cuda(rank)`` and ``torch.device(f"cuda:{rank}")``.
+
+        Args:
+            index: a whole number, also as text; or a ``torch.device`` or its text: ``"cpu"`` stays the CPU, another
+                type with an index (``"cuda:1"``) means that index here. Without an index, or where devices have none
+                (cpu, mps), it is ``device``.
+
+        Raises:
+            UnknownDeviceError: a negative number, or no device at all.
+            DeviceUnavailableError: there is no device of this number.
+        """
+        return numbering.device_at(self._decision, index)  # type: ignore[no-any-return]
+
+    def set_device(self, index: object) -> None:
+        """Make it the runtime's current device in this thread, as ``torch.cuda.set_device`` does.
+
+        A manager made by :meth:`current` follows. Nothing happens where devices have no numbers, and for a negative
+        number. It starts the runtime.
+
+        Args:
+            index: as for :meth:`device_at`, but not the CPU of a machine whose device is another one.
+
+        Raises:
+            UnknownDeviceError: it is no device of this backend.
+            DeviceUnavailableError: there is no device of this number.
+        """
+        numbering.make_current(self._decision, index)
+
+    def device_index(self, index: object) -> AbstractContextManager[None]:
+        """A context in which it is the runtime's current device; afterwards the former one is again.
+
+        As ``torch.cuda.device`` and ``torch.accelerator.device_index``. For None nothing is changed; else all is as
+        for :meth:`set_device`.
+        """
+        return numbering.while_current(self._decision, index)
 
     # -- moving ------------------------------------------------------------------------------
     def to(self, x: Any, dtype: torch.dtype | None = None) -> Any:
@@ -210,7 +306,7 @@ class DeviceManager:
         from devicekit.weights import loading, module  # what only loading needs costs a tenth of this package's import
 
         loader = loading.Loader(
-            self._backend, self.device, dtype=dtype, copy=copy, direct=direct, workers=workers, progress=progress
+            self._backend, self._here, dtype=dtype, copy=copy, direct=direct, workers=workers, progress=progress
         )
         if into is not None:
             return module.load_into(loader, into, path, strict=strict, keys=keys, rename=rename)
@@ -231,6 +327,18 @@ class DeviceManager:
         return saving.save_safetensors(obj, path, metadata=metadata, max_shard_size=max_shard_size, progress=progress)
 
     # -- random numbers ------------------------------------------------------------------------
+    def manual_seed(self, seed: int) -> None:
+        """Seed the default generators of all devices of this backend, as ``torch.cuda.manual_seed_all`` does.
+
+        The CPU's is left alone, for code written for CUDA seeds it with ``torch.manual_seed``; so on the CPU and with
+        NumPy nothing happens. A runtime that has not started yet is seeded when it starts.
+
+        Raises:
+            TypeError: the seed is no number.
+            ValueError: it lies outside -2**63 to 2**64 - 1.
+        """
+        self._backend.manual_seed(whole_seed(int(seed)))
+
     def create_generator(self, seed: int | None = None) -> torch.Generator:
         """A generator that this device's factories accept; seeded from the system's entropy without a seed.
 
@@ -269,19 +377,22 @@ class DeviceManager:
         rng.set_state(self._backend, self._at, state)
 
     # -- precision -------------------------------------------------------------------------------
-    def autocast(self, dtype: torch.dtype | None = None) -> Autocast:
+    def autocast(self, dtype: torch.dtype | None = None, *, enabled: bool = True) -> Autocast:
         """A context, or a decorator, in which matrix products and convolutions run in 16 bits where that is native.
 
         Where it would change nothing, or would be emulated, it does nothing, and its ``enabled`` and ``reason`` say so.
 
         Args:
             dtype: bfloat16 or float16; by default this manager's ``dtype``, which is float32 where neither is native.
+            enabled: False: the block is computed without autocast, also inside of one, whatever the dtype.
 
         Raises:
             DeviceKitError: there is no autocast to this dtype.
         """
         from devicekit import precision
 
+        if not enabled:
+            return precision.switched_off(self._backend)
         wanted = self.dtype if dtype is None else self._backend.as_dtype(dtype)
         return precision.autocast(self._backend, self._at, wanted, asked=dtype is not None)
 
@@ -290,7 +401,7 @@ class DeviceManager:
 
         Args:
             dtype: what autocast computes in; by default this manager's ``dtype``.
-            options: of ``torch.amp.GradScaler``.
+            options: of ``torch.amp.GradScaler``; with ``enabled=False`` it passes everything through.
         """
         from devicekit import precision
 
@@ -455,7 +566,7 @@ class DeviceManager:
         from devicekit.efficient.mode import Here
         from devicekit.efficient.switching import switch_on
 
-        return switch_on(Here(self._backend, self.device, self._at, self.memory_stats), target)
+        return switch_on(Here(self._backend, self._here, self._at, self.memory_stats), target)
 
     @overload
     def find_batch_size(
@@ -511,7 +622,7 @@ class DeviceManager:
         """
         from devicekit.batch import Finder
 
-        finder = Finder(self._backend, self.device, self._at, start, limit, headroom, progress)
+        finder = Finder(self._backend, self._here, self._at, start, limit, headroom, progress)
         return finder.decorate if step is None else finder.largest(step)
 
     # -- several processes -----------------------------------------------------------------------
@@ -544,7 +655,8 @@ class DeviceManager:
         """
         from devicekit import distributed
 
-        return distributed.start(self._backend, self.device, self.index, backend, timeout)
+        index = self._at if self._backend.indexed else None
+        return distributed.start(self._backend, self._here, index, backend, timeout)
 
     # -- telling ---------------------------------------------------------------------------------
     def report(self) -> dict[str, Any]:
@@ -562,3 +674,9 @@ class DeviceManager:
             "memory": self.memory_stats().to_dict(),
             "versions": reporting.versions(self._backend),
         }
+
+
+def _announced(decision: Decision) -> Decision:
+    if decision.warning is not None:
+        warn(decision.warning)
+    return decision

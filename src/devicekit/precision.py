@@ -13,7 +13,7 @@ from devicekit.backend import Backend
 from devicekit.contexts import Repeatable
 from devicekit.errors import DeviceKitError
 
-__all__ = ["Autocast", "autocast", "grad_scaler"]
+__all__ = ["Autocast", "autocast", "grad_scaler", "switched_off"]
 
 log = logging.getLogger("devicekit")
 
@@ -27,9 +27,9 @@ class Autocast(Repeatable):
     __slots__ = ("dtype", "reason")
 
     dtype: Any
-    """The dtype that is computed in; None: nothing is changed."""
+    """The dtype that is computed in; None: there is no autocast inside."""
     reason: str
-    """Why nothing is changed; empty when it is."""
+    """Why there is none; empty when there is."""
 
     def __init__(self, start: Callable[[], Any] | None, dtype: Any, reason: str = "") -> None:
         super().__init__(start or contextlib.nullcontext)
@@ -65,6 +65,13 @@ def autocast(backend: Backend, index: int, dtype: Any, *, asked: bool) -> Autoca
         warnings.warn(f"autocast to {dtype} changes nothing here: {reason}", stacklevel=3)
     log.debug("no autocast: %s", reason)
     return Autocast(None, None, reason)
+
+
+def switched_off(backend: Backend) -> Autocast:
+    """A context without autocast: inside of another one it switches that off, as torch's ``enabled=False`` does."""
+    known = backend.needs_torch and backend.torch.amp.is_autocast_available(backend.device_type)
+    start = functools.partial(backend.torch.autocast, backend.device_type, enabled=False) if known else None
+    return Autocast(start, None, "switched off by the caller")
 
 
 def _reason_against(backend: Backend, index: int, dtype: Any) -> str:

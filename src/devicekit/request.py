@@ -39,6 +39,8 @@ class Request:
     """The same, as it was given."""
     source: str = "default"
     """Who asked: ``argument``, a variable's name, ``saved choice`` or ``default``."""
+    current: bool = False
+    """Where no index is given, none is chosen: what is meant is the runtime's current device, whichever it is then."""
 
     def said(self) -> str:
         """For messages: the text, and the variable that it came from."""

@@ -31,7 +31,9 @@ from devicekit.values import Availability, DeviceInfo, Explanation, Verdict
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Decision", "Resolver", "available_backends", "explain", "resolve_device", "resolver", "warn"]
+__all__ = [
+    "Decision", "Resolver", "available_backends", "explain", "index_problem", "resolve_device", "resolver", "warn",
+]  # fmt: skip
 
 log = logging.getLogger("devicekit")
 
@@ -45,7 +47,10 @@ class Decision:
     backend: Backend
     device: Any
     index: int | None
+    """None: there is only one, or the runtime's current one is meant."""
     request: Request
+    answer: Availability
+    """The backend's probe."""
     warning: str | None = None
 
 
@@ -65,21 +70,26 @@ class Resolver(Probes):
     def request(self, preferred: object) -> Request:
         """The argument where it says something, else the strongest pin, else the saved choice, else auto."""
         if preferred is not None:
-            asked = self._parse(preferred, "argument")
+            asked = self.parse(preferred, "argument")
             if asked.word != AUTO:
                 return asked
         set_pins = [(name, self.host.env[name]) for name in PINS if name in self.host.env]
         if set_pins:
             self._warn_of_disagreement(set_pins)
             name, text = set_pins[0]
-            return self._parse(text, name)
+            return self.parse(text, name)
         if self._saved is None:
             self._saved = (saved_choice(self.host),)
         if self._saved[0] is not None:
-            return self._parse(self._saved[0], "saved choice")
+            return self.parse(self._saved[0], "saved choice")
         return Request(AUTO)
 
-    def _parse(self, value: object, source: str) -> Request:
+    def parse(self, value: object, source: str) -> Request:
+        """Read a device as the user spells it, third parties' included.
+
+        Raises:
+            UnknownDeviceError: no device is spelled like this.
+        """
         try:
             return parse(value, source, self._words)
         except DeviceKitError:
@@ -99,15 +109,20 @@ class Resolver(Probes):
             warn(message)
 
     # -- deciding ------------------------------------------------------------------------------
-    def decide(self, preferred: object = None, *, strict: bool = False, pinned: bool = True) -> Decision:
+    def decide(
+        self, preferred: object = None, *, strict: bool = False, pinned: bool = True, current: bool = False
+    ) -> Decision:
         """The device for a request; with ``pinned=False`` as if nobody had pinned or saved one.
+
+        With ``current`` no index is chosen where the request has none.
 
         Raises:
             UnknownDeviceError: the request, or the pin that stands in for it, is no device.
             DeviceUnavailableError: only with ``strict``: it is a device, but cannot be used here.
         """
         with self.host.lock:
-            return self._decide(self.request(preferred) if pinned else Request(AUTO), strict)
+            request = self.request(preferred) if pinned else Request(AUTO)
+            return self._decide(replace(request, current=True) if current else request, strict)
 
     def _decide(self, request: Request, strict: bool) -> Decision:
         wanted = self._wanted(request)
@@ -145,13 +160,13 @@ class Resolver(Probes):
         backend, warning = self.backend(row), None
         index = request.index
         if index is not None:
-            problem = _index_problem(row.name, answer, index)
+            problem = index_problem(row.name, answer, index)
             if problem and strict:
                 what = f"{request.said()} was asked for, but it cannot be used here."
                 raise DeviceUnavailableError(what, why=problem[0], try_=problem[1])
             index = None if problem else index
             warning = problem[0] if problem else None
-        if index is None:
+        if index is None and not request.current:
             index, rank_warning = self._default_index(backend, answer)
             warning = warning or rank_warning
         index = index if backend.indexed else None
@@ -163,7 +178,7 @@ class Resolver(Probes):
             return None
         if warning:
             warning = f"{request.said()} was asked for: {warning}. {device} is used instead."
-        return Decision(row.name, backend, device, index, request, warning)
+        return Decision(row.name, backend, device, index, request, answer, warning)
 
     def _default_index(self, backend: Backend, answer: Availability) -> tuple[int, str | None]:
         """LOCAL_RANK's device under torchrun, else the one that the user made current, else the freest."""
@@ -202,7 +217,7 @@ class Resolver(Probes):
         """Nothing can compute here; the device is the CPU all the same, and the warning says what is missing."""
         row = next(row for row in self.rows if row.name == "numpy")
         warning = "neither torch nor numpy can be used here: pip install torch, or pip install numpy"
-        return Decision(row.name, self.backend(row), "cpu", None, request, warning)
+        return Decision(row.name, self.backend(row), "cpu", None, request, self.probe(row), warning)
 
     # -- the quick way -------------------------------------------------------------------------
     def automatic(self) -> Any:
@@ -261,7 +276,7 @@ def _is_settled(decision: Decision) -> bool:
     return decision.request.index is not None or not decision.backend.indexed
 
 
-def _index_problem(name: str, answer: Availability, index: int) -> tuple[str, str] | None:
+def index_problem(name: str, answer: Availability, index: int) -> tuple[str, str] | None:
     """Why this index cannot be had, and what to try."""
     device = answer.device(index)
     usable = [d for d in answer.devices if d.usable]

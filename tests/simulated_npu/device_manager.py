@@ -112,6 +112,41 @@ def check_float64_becomes_float32() -> None:
     assert moved["t"].device.type == "npu"
 
 
+def check_code_without_a_number_runs() -> None:
+    """A manager of the current device puts tensors there and counts them, and its device has no number."""
+    here = dk.DeviceManager.current()
+    assert (str(here.device), here.index, here.is_accelerator, here.device_count) == ("npu", None, True, 1)
+    assert here.name == "Ascend NPU"
+    here.set_device(0)
+    with here.device_index(0):
+        before = here.memory_stats().allocated
+        kept = here.to(torch.nn.Linear(64, 64))
+        assert here.memory_stats().allocated > before
+        assert kept(here.to(torch.ones(1, 64))).device == here.device_at(0) == torch.device("npu", 0)
+    assert torch.zeros(1, device=here.device_at("cuda")).device == torch.device("npu", 0)
+    with pytest.raises(dk.DeviceUnavailableError, match="the only one is 0"):
+        here.set_device(1)
+
+
+def check_the_device_is_seeded_alone() -> None:
+    """A seed repeats the npu's draws, and leaves the CPU's generator alone."""
+    here, cpu = dk.DeviceManager.current(), torch.get_rng_state()
+    here.manual_seed(5)
+    first = torch.rand(4, device=here.device)
+    here.manual_seed(5)
+    assert torch.equal(first.cpu(), torch.rand(4, device=here.device).cpu())
+    assert torch.equal(torch.get_rng_state(), cpu)
+
+
+def check_autocast_can_be_switched_off_inside() -> None:
+    """torch's own autocast of the npu is off inside of the inner block, and on again after it."""
+    x = dm.to(torch.ones(4, 4))
+    with dm.autocast():
+        with dm.autocast(enabled=False):
+            assert (x @ x).dtype == torch.float32
+        assert (x @ x).dtype == torch.bfloat16
+
+
 def check_a_real_kernel_is_verified() -> None:
     """What doctor runs passes here."""
     dm._backend.verify(0)

@@ -48,6 +48,9 @@ class CpuLike(Backend):
             source=source,
         )
 
+    def manual_seed(self, seed: int) -> None:
+        """Nothing: its generator is the framework's own, which ``torch.manual_seed`` and ``numpy.random.seed`` seed."""
+
     def reset_peak_memory(self, index: int = 0) -> None:
         """On Linux the kernel starts the peak of the resident set anew (proc_pid_clear_refs(5)); elsewhere it stays."""
         if self.host.platform == "linux":

@@ -6,6 +6,8 @@ Which names each module really has: the parity table of ``dir()`` over torch.cud
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from devicekit.backend import Backend, seeded
@@ -34,6 +36,12 @@ class CudaLike(Backend):
     def make_current(self, index: int = 0) -> None:
         """Starts the runtime, with a context on this device."""
         self.runtime.set_device(index)
+
+    @contextlib.contextmanager
+    def being_current(self, index: int = 0) -> Iterator[None]:
+        """The runtime's own: torch.cuda's and torch.xpu's go back without starting a device that had no context."""
+        with self.runtime.device(index):
+            yield
 
     def create_generator(self, seed: int | None = None, index: int = 0) -> Any:
         """A generator on this device."""

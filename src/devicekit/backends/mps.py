@@ -114,6 +114,10 @@ class MpsBackend(Backend):
         """torch.mps.synchronize takes no device."""
         self.torch.mps.synchronize()
 
+    def manual_seed(self, seed: int) -> None:
+        """There is one GPU, so torch.mps has no ``manual_seed_all``."""
+        self.torch.mps.manual_seed(seed)
+
     def rng_state(self, index: int = 0) -> Any:
         """The state of the GPU's default generator."""
         return self.torch.mps.get_rng_state()

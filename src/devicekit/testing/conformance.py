@@ -88,6 +88,21 @@ class BackendConformance:
         backend.make_current(at.index)
         assert backend.current_index() in (at.index, None)
 
+    def test_a_device_is_current_for_a_while(self, backend: Backend) -> None:
+        """Each usable device can be the current one, and after an error inside the former one is again."""
+
+        def failing_on(index: int) -> None:
+            with backend.being_current(index):
+                assert backend.current_index() in (index, None)
+                raise ZeroDivisionError
+
+        before = backend.current_index() or 0
+        for device in backend.probe().devices:
+            if device.usable:
+                with pytest.raises(ZeroDivisionError):
+                    failing_on(device.index)
+                assert (backend.current_index() or 0) == before
+
     def test_preferred_dtype_can_be_stored(self, backend: Backend, at: DeviceInfo) -> None:
         """A backend does not prefer what it cannot hold."""
         dtype = backend.preferred_dtype(at.index)
@@ -138,6 +153,18 @@ class BackendConformance:
         first, second = (backend.draw_normal(shape, 5, device, None) for _ in range(2))
         assert tuple(first.shape) == shape
         assert _numbers(first) == _numbers(second) == pytest.approx(_REFERENCE[shape], abs=1e-6)
+
+    def test_a_seed_is_for_the_device_alone(self, backend: Backend, at: DeviceInfo) -> None:
+        """One seed gives one state of the device's own generator, where it has one, and the CPU's is left alone."""
+        cpu = backend.torch.get_rng_state() if backend.needs_torch else None
+        states = []
+        for seed in (7, 8, 7):
+            backend.manual_seed(seed)
+            states.append(backend.rng_state(at.index))
+        if states[0] is not None:
+            assert _bytes(states[0]) == _bytes(states[2]) != _bytes(states[1])
+        if cpu is not None:
+            assert backend.torch.equal(backend.torch.get_rng_state(), cpu)
 
     def test_random_state_comes_back(self, backend: Backend, at: DeviceInfo) -> None:
         """A state that was taken can be pickled and set again, where the device has one of its own."""

@@ -1,0 +1,81 @@
+"""Devices by number: what code means that was written for several GPUs, also where devices have no numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import numbers
+from contextlib import AbstractContextManager
+from typing import Any
+
+from devicekit.errors import DeviceUnavailableError, UnknownDeviceError
+from devicekit.resolve import Decision, index_problem, resolver
+
+__all__ = ["count", "device_at", "make_current", "name_of", "while_current"]
+
+CPU = "cpu"
+
+
+def count(decision: Decision) -> int:
+    """How many devices of this backend can be used here; none of the processor, as ``torch.accelerator`` counts."""
+    return sum(device.usable for device in decision.answer.devices) if decision.backend.accelerator else 0
+
+
+def name_of(decision: Decision, index: int) -> str:
+    """What the probe calls the device; the device's type where it has no name for it."""
+    found = decision.answer.device(index)
+    return str(found.name) if found is not None and found.name else decision.backend.device_type
+
+
+def device_at(decision: Decision, index: object) -> Any:
+    """The device that a number, a word or a ``torch.device`` means on this backend; None: the one decided on.
+
+    Raises:
+        UnknownDeviceError: it is no device.
+        DeviceUnavailableError: there is no device of this number.
+    """
+    if index is None:
+        return decision.device
+    if isinstance(index, str) and index.isdecimal():  # "cuda:" + number, where the number came as text
+        index = int(index)
+    backend = decision.backend
+    asked = resolver(backend.host).parse(index, "argument")
+    if asked.word == CPU and backend.accelerator:
+        return backend.torch.device(CPU)
+    if asked.index is None or not backend.indexed:
+        return decision.device
+    problem = index_problem(decision.name, decision.answer, asked.index)
+    if problem is not None:
+        what = f"{asked.said()} was asked for, but it cannot be used here."
+        raise DeviceUnavailableError(what, why=problem[0], try_=problem[1])
+    return backend.device(asked.index)
+
+
+def make_current(decision: Decision, index: object) -> None:
+    """Make it the runtime's current device, where that changes anything."""
+    number = _number(decision, index)
+    if number is not None:
+        decision.backend.make_current(number)
+
+
+def while_current(decision: Decision, index: object) -> AbstractContextManager[None]:
+    """A context in which it is the runtime's current device."""
+    number = None if index is None else _number(decision, index)
+    return contextlib.nullcontext() if number is None else decision.backend.being_current(number)
+
+
+def _number(decision: Decision, index: object) -> int | None:
+    """The number of the device that is to be current. None: nothing is to be changed, because devices have no numbers
+    here, or none is named, or it is negative, which torch.cuda.set_device and torch.cuda.device take for that.
+    """
+    if isinstance(index, numbers.Integral) and int(index) < 0:
+        return None
+    device = device_at(decision, index)
+    if not decision.backend.indexed:
+        return None
+    if device.type != decision.device.type:
+        raise UnknownDeviceError(
+            f"{str(device)!r} cannot be made current.",
+            why=f"only {decision.name} devices can be",
+            try_=f'a number, or "{decision.name}:0"',
+        )
+    return device.index  # type: ignore[no-any-return]
