@@ -526,3 +526,22 @@ def test_a_seed_is_what_torch_takes_for_one(seed: Any) -> None:
         dm.manual_seed(seed)
         dm.set_device(0)
         assert torch.equal(states(host)[0], torch.Generator().manual_seed(int(seed)).get_state())
+
+
+# -- which number it is now ----------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", TWO)
+def test_the_current_number_is_that_of_the_runtime(kind: str) -> None:
+    """0 before anything has started, without starting it; then what was made current; a chosen index stays."""
+    with simulated_machine(**TWO[kind]) as host:
+        dm = dk.DeviceManager.current()
+        assert dm.current_index == 0
+        assert not has_started(host)
+        dm.set_device(1)
+        assert (dm.current_index, dk.DeviceManager(f"{kind}:0").current_index) == (1, 0)
+
+
+@pytest.mark.parametrize("name", UNNUMBERED)
+def test_where_devices_have_no_numbers_it_is_0(name: str) -> None:
+    """A whole number all the same, as code for several GPUs expects."""
+    with simulated_machine(**UNNUMBERED[name]):
+        assert dk.DeviceManager.current().current_index == 0

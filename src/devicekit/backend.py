@@ -37,6 +37,7 @@ from devicekit import products
 from devicekit.errors import DeviceKitError
 from devicekit.host import Host
 from devicekit.staging import Staging
+from devicekit.streams import NAMES, OneQueue
 from devicekit.values import AllocatorOption, AttentionCase, Availability, DeviceInfo, MemoryStats
 
 __all__ = ["Backend", "seeded", "whole_seed"]
@@ -80,6 +81,7 @@ class Backend(ABC):
     def __init__(self, host: Host) -> None:
         self.host = host
         self._told: set[object] = set()
+        self._one_queue = OneQueue(self.synchronize, self.current_index)
 
     @property
     def torch(self) -> Any:
@@ -358,6 +360,14 @@ class Backend(ABC):
     def set_rng_state(self, state: Any, index: int = 0) -> None:
         """Bring back what ``rng_state`` gave."""
         raise DeviceKitError(f"{self.name} has no random state of its own.")
+
+    # -- streams -------------------------------------------------------------------------------
+    def streams(self) -> Any:
+        """What has ``Stream``, ``Event``, ``stream``, ``set_stream``, ``current_stream`` and ``default_stream``, as in
+        torch.cuda: torch's module for this device, where it has all of them; else stand-ins, for one queue of work.
+        """
+        runtime = getattr(self.torch, self.device_type, None) if self.accelerator and self.needs_torch else None
+        return runtime if all(hasattr(runtime, name) for name in NAMES) else self._one_queue
 
     # -- waiting and checking ------------------------------------------------------------------
     def synchronize(self, index: int = 0) -> None:

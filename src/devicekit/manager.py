@@ -169,6 +169,13 @@ class DeviceManager:
         return numbering.count(self._decision)
 
     @property
+    def current_index(self) -> int:
+        """The number of the device that this manager means now, as ``torch.cuda.current_device()`` has it; 0 where
+        devices have no numbers. It starts no runtime.
+        """
+        return self._at
+
+    @property
     def name(self) -> str:
         """The product's name, for logs: ``NVIDIA H100 80GB HBM3``.
 
@@ -216,6 +223,60 @@ class DeviceManager:
         for :meth:`set_device`.
         """
         return numbering.while_current(self._decision, index)
+
+    # -- streams -----------------------------------------------------------------------------
+    def create_stream(self, priority: int = 0, *, device: object = None) -> Any:
+        """A queue of work beside the others, as ``torch.cuda.Stream``; it starts the runtime.
+
+        Streams and events are the runtime's own: ``torch.cuda.Stream``, ``torch.xpu.Event``. Where work is done in one
+        queue (cpu, numpy, mps) stand-ins have the methods that are common to all: ``wait_stream``, ``wait_event``,
+        ``record_event``, ``synchronize`` and ``query``; of events ``record``, ``wait``, ``synchronize``, ``query`` and
+        ``elapsed_time``. What changes the current stream does so in this thread.
+
+        Args:
+            priority: lower numbers come first.
+            device: by default this one; else as for :meth:`set_device`.
+
+        Raises:
+            UnknownDeviceError: it is no device of this backend.
+            DeviceUnavailableError: there is no device of this number.
+        """
+        at = self.index if device is None else numbering.number(self._decision, device, "given a stream")
+        return self._backend.streams().Stream(at, priority)
+
+    def create_event(self, enable_timing: bool = False, blocking: bool = False) -> Any:
+        """A mark in a stream, as ``torch.cuda.Event``; it belongs to the device in whose stream it is recorded first.
+
+        Args:
+            enable_timing: ``start.elapsed_time(end)`` is wanted, in milliseconds. On the stand-ins it is read off the
+                host's clock, for which ``record`` waits for the device.
+            blocking: waiting for it lets the processor sleep, where the runtime can choose.
+        """
+        return self._backend.streams().Event(enable_timing, blocking)
+
+    def stream(self, stream: Any) -> AbstractContextManager[Any]:
+        """A context in which a stream is the current one, as ``torch.cuda.stream``; for None nothing is changed.
+
+        Raises:
+            DeviceKitError: it is none of this device, where streams are stand-ins; elsewhere the error is torch's.
+        """
+        return self._backend.streams().stream(stream)  # type: ignore[no-any-return]
+
+    def current_stream(self) -> Any:
+        """The stream that this device's work goes to, as ``torch.cuda.current_stream``."""
+        return self._backend.streams().current_stream(self.index)
+
+    def default_stream(self) -> Any:
+        """The stream that this device's work goes to where no other was chosen, as ``torch.cuda.default_stream``."""
+        return self._backend.streams().default_stream(self.index)
+
+    def set_stream(self, stream: Any) -> None:
+        """Make a stream the current one, as ``torch.cuda.set_stream``: with its device. For None nothing is changed.
+
+        Raises:
+            DeviceKitError: as for :meth:`stream`.
+        """
+        self._backend.streams().set_stream(stream)
 
     # -- moving ------------------------------------------------------------------------------
     def to(self, x: Any, dtype: torch.dtype | None = None) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 from devicekit.errors import DeviceUnavailableError, UnknownDeviceError
 from devicekit.resolve import Decision, index_problem, resolver
 
-__all__ = ["count", "device_at", "make_current", "name_of", "while_current"]
+__all__ = ["count", "device_at", "make_current", "name_of", "number", "while_current"]
 
 CPU = "cpu"
 
@@ -52,20 +52,24 @@ def device_at(decision: Decision, index: object) -> Any:
 
 def make_current(decision: Decision, index: object) -> None:
     """Make it the runtime's current device, where that changes anything."""
-    number = _number(decision, index)
-    if number is not None:
-        decision.backend.make_current(number)
+    at = number(decision, index)
+    if at is not None:
+        decision.backend.make_current(at)
 
 
 def while_current(decision: Decision, index: object) -> AbstractContextManager[None]:
     """A context in which it is the runtime's current device."""
-    number = None if index is None else _number(decision, index)
-    return contextlib.nullcontext() if number is None else decision.backend.being_current(number)
+    at = None if index is None else number(decision, index)
+    return contextlib.nullcontext() if at is None else decision.backend.being_current(at)
 
 
-def _number(decision: Decision, index: object) -> int | None:
-    """The number of the device that is to be current. None: nothing is to be changed, because devices have no numbers
-    here, or none is named, or it is negative, which torch.cuda.set_device and torch.cuda.device take for that.
+def number(decision: Decision, index: object, becomes: str = "made current") -> int | None:
+    """The number of the device that is to be current, or given something else. None: the one that is current anyway,
+    because devices have no numbers here, or none is named, or it is negative, which torch.cuda takes for that.
+
+    Raises:
+        UnknownDeviceError: it is no device of this backend.
+        DeviceUnavailableError: there is no device of this number.
     """
     if isinstance(index, numbers.Integral) and int(index) < 0:
         return None
@@ -74,7 +78,7 @@ def _number(decision: Decision, index: object) -> int | None:
         return None
     if device.type != decision.device.type:
         raise UnknownDeviceError(
-            f"{str(device)!r} cannot be made current.",
+            f"{str(device)!r} cannot be {becomes}.",
             why=f"only {decision.name} devices can be",
             try_=f'a number, or "{decision.name}:0"',
         )

@@ -147,6 +147,23 @@ def check_autocast_can_be_switched_off_inside() -> None:
         assert (x @ x).dtype == torch.bfloat16
 
 
+def check_streams_are_torch_npus() -> None:
+    """They are its own classes, the one that is chosen is current while it is, and events measure."""
+    main, side = dm.current_stream(), dm.create_stream()
+    assert (type(side), main) == (torch.npu.Stream, dm.default_stream())
+    side.wait_stream(main)
+    with dm.stream(side):
+        assert torch.npu.current_stream() == side
+    dm.set_stream(side)
+    assert torch.npu.current_stream() == dm.current_stream() == side
+    dm.set_stream(main)
+    start, end = dm.create_event(enable_timing=True, blocking=True), dm.create_event(enable_timing=True)
+    assert type(start) is torch.npu.Event
+    start.record()
+    end.record(dm.current_stream())
+    assert start.elapsed_time(end) >= 0
+
+
 def check_a_real_kernel_is_verified() -> None:
     """What doctor runs passes here."""
     dm._backend.verify(0)

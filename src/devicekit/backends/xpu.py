@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -130,6 +131,33 @@ class XpuBackend(CudaLike):
             "math": "",
         }
 
+    def streams(self) -> Any:
+        """torch.xpu, with what it lacks of torch.cuda."""
+        return _Streams(self.runtime)
+
     def compile_problem(self, index: int = 0) -> str:
         """Triton for Intel comes with torch's own XPU wheels."""
         return self.triton_problem()
+
+
+class _Streams:
+    """Events here do not choose how the host waits (torch/xpu/streams.py), and no function tells the default stream."""
+
+    def __init__(self, runtime: Any) -> None:
+        self._runtime = runtime
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runtime, name)
+
+    def Event(self, enable_timing: bool = False, blocking: bool = False) -> Any:  # noqa: N802  # torch's name
+        """torch.xpu's."""
+        return self._runtime.Event(enable_timing=enable_timing)
+
+    def default_stream(self, device: int | None = None) -> Any:
+        """The one with which a new thread starts: the first of normal priority (c10/xpu/XPUStream.cpp)."""
+        at = self._runtime.current_device() if device is None else device  # a new thread's current device is the first
+        found: list[Any] = []
+        asking = threading.Thread(target=lambda: found.append(self._runtime.current_stream(at)))
+        asking.start()
+        asking.join()
+        return found[0]

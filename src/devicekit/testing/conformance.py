@@ -103,6 +103,52 @@ class BackendConformance:
                     failing_on(device.index)
                 assert (backend.current_index() or 0) == before
 
+    def test_a_stream_is_current_for_a_while(self, backend: Backend, at: DeviceInfo) -> None:
+        """Inside, work goes to it; afterwards, also after an error, to the former one; None changes nothing."""
+        streams = backend.streams()
+
+        def failing_in(stream: Any) -> None:
+            with streams.stream(stream):
+                streams.set_stream(None)
+                assert streams.current_stream(at.index) == stream
+                raise ZeroDivisionError
+
+        with backend.being_current(at.index):
+            before = streams.current_stream()
+            assert before == streams.current_stream(at.index) == streams.default_stream(at.index)
+            with pytest.raises(ZeroDivisionError):
+                failing_in(streams.Stream(at.index, 0))
+            with streams.stream(None):
+                assert streams.current_stream() == before
+
+    def test_streams_wait_for_each_other(self, backend: Backend, at: DeviceInfo) -> None:
+        """What a second stream computes from the first one's numbers is there when both have waited."""
+        streams, ones = backend.streams(), _integers(backend)
+        with backend.being_current(at.index):
+            side, main = streams.Stream(at.index, 0), streams.current_stream(at.index)
+            moved = backend.put(ones, backend.device(at.index))
+            side.wait_stream(main)
+            with streams.stream(side):
+                doubled = moved * 2
+                done = side.record_event()
+            main.wait_event(done)
+            done.synchronize()
+            assert _numbers(doubled + 1) == [1, 3, 5, 7, 9, 11]
+            side.synchronize()
+            assert (side.query(), done.query()) == (True, True)
+
+    def test_events_measure_milliseconds(self, backend: Backend, at: DeviceInfo) -> None:
+        """Two that were made for it tell a time that is not negative; without recording there is none."""
+        streams = backend.streams()
+        with backend.being_current(at.index):
+            start, end, never = (streams.Event(True, False) for _ in range(3))
+            start.record()
+            end.record(streams.current_stream(at.index))
+            end.synchronize()
+            assert start.elapsed_time(end) >= 0
+            with pytest.raises((ValueError, RuntimeError)):
+                start.elapsed_time(never)
+
     def test_preferred_dtype_can_be_stored(self, backend: Backend, at: DeviceInfo) -> None:
         """A backend does not prefer what it cannot hold."""
         dtype = backend.preferred_dtype(at.index)

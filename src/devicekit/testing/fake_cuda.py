@@ -42,6 +42,8 @@ class FakeCuda(FakeRuntime):
     def _is_compiled(self) -> bool:
         return self._build.cuda is not None or self._hip
 
+    default_stream = FakeRuntime._default_stream
+
     # -- what is there ----------------------------------------------------------------------------
     def _driver_is_new_enough(self) -> bool:
         if self._machine.driver is None:

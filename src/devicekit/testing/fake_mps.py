@@ -126,4 +126,4 @@ class FakeMps:
     def Event(self, enable_timing: bool = False) -> Event:  # noqa: N802  # torch's name
         """A mark in the stream."""
         self._memory("Event")
-        return Event()
+        return Event(enable_timing)

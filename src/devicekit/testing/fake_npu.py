@@ -50,6 +50,8 @@ class FakeNpu(FakeRuntime):
         self._lazy_init()
         return SOC_VERSIONS[self._cards()[self._current].architecture]
 
+    default_stream = FakeRuntime._default_stream
+
     def is_bf16_supported(self, including_emulation: bool = False) -> bool:
         """From 910B1 on; starts the runtime."""
         return self.get_soc_version() >= _FIRST_WITH_BFLOAT16

@@ -272,10 +272,10 @@ class FakeRuntime:
         self._lazy_call(lambda: [g.manual_seed(seed) for g in self.default_generators])
 
     # -- streams ---------------------------------------------------------------------------------
-    def Event(self, enable_timing: bool = False, **_: Any) -> fake_streams.Event:  # noqa: N802  # torch's name
+    def Event(self, enable_timing: bool = False, blocking: bool = False) -> fake_streams.Event:  # noqa: N802  # torch's
         """A mark in the stream; starts the runtime."""
         self._lazy_init()
-        return fake_streams.Event()
+        return fake_streams.Event(enable_timing)
 
     def Stream(self, device: Any = None, priority: int = 0, **_: Any) -> fake_streams.Stream:  # noqa: N802  # torch's name
         """A queue of work, with a context on its device."""
@@ -284,9 +284,13 @@ class FakeRuntime:
 
     def current_stream(self, device: Any = None) -> fake_streams.Stream:
         """The one that was set in this thread for the device, or the default one; starts the runtime."""
+        default = self._default_stream(device)
+        return self._of_thread.streams.get(default.device_index) or default
+
+    def _default_stream(self, device: Any = None) -> fake_streams.Stream:
+        """The one with which a thread starts; starts the runtime. Not all of them tell it."""
         self._lazy_init()
-        place = self._torch.device(self._name, self._index(device))
-        return self._of_thread.streams.get(place.index) or fake_streams.Stream(place, default=True)
+        return fake_streams.Stream(self._torch.device(self._name, self._index(device)), default=True)
 
     def set_stream(self, stream: fake_streams.Stream | None) -> None:
         """Make a stream the current one of its device, and where that is another one, the device too: with a context

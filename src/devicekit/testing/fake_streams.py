@@ -47,8 +47,9 @@ class Stream:
 class Event:
     """A moment on the host's clock: work here is done when it was given."""
 
-    def __init__(self) -> None:
-        self._at = time.perf_counter()
+    def __init__(self, enable_timing: bool = False) -> None:
+        self._timed = enable_timing
+        self._at: float | None = None
 
     def record(self, stream: Any = None) -> None:
         """Now."""
@@ -59,6 +60,10 @@ class Event:
 
     def elapsed_time(self, end: Event) -> float:
         """Milliseconds until the other event."""
+        if not (self._timed and end._timed):
+            raise ValueError("Both events must be created with argument 'enable_timing=True'.")
+        if self._at is None or end._at is None:
+            raise ValueError("Both events must be recorded before calculating elapsed time.")
         return (end._at - self._at) * 1000
 
     def synchronize(self) -> None:

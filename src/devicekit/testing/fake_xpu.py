@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from devicekit.testing.fake_runtime import FakeRuntime
+from devicekit.testing.fake_streams import Event
 from devicekit.testing.machines import Card
 
 __all__ = ["FakeXpu"]
@@ -46,6 +47,10 @@ class FakeXpu(FakeRuntime):
             architecture=zlib.crc32(card.architecture.encode()),  # a number that means nothing, as to any reader of it
             type="gpu",
         )
+
+    def Event(self, enable_timing: bool = False) -> Event:  # type: ignore[override]  # noqa: N802  # torch's
+        """A mark in the stream, without a choice of how the host waits for it."""
+        return super().Event(enable_timing)
 
     def get_device_capability(self, device: Any = None) -> dict[str, Any]:
         """A dict of the properties, not a tuple."""
