@@ -48,6 +48,8 @@ COMMANDS = (
     Command("use", "devicekit.cli.use", "keep a device as your choice for all programs that ask devicekit"),
     Command("bench", "devicekit.cli.bench", "measure what every usable device can do"),
     Command("tune", "devicekit.cli.tune", "measure what is best for a device, and keep it for all programs"),
+    Command("scan", "devicekit.cli.scan", "find every place that ties a code base to CUDA"),
+    Command("migrate", "devicekit.cli.migrate", "rewrite CUDA-only code to the facade"),
     Command("demo", "devicekit.cli.demo", "run a real pretrained model on the device that was chosen"),
 )
 

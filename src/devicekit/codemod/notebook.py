@@ -1,0 +1,129 @@
+"""A Jupyter notebook as one Python text: its code cells in their order, magics and shell lines commented out.
+
+The format: https://nbformat.readthedocs.io/en/latest/format_description.html. A separator line stands between cells, so
+that what is inserted at the end of one and at the start of the next are two places.
+"""
+
+from __future__ import annotations
+
+import ast
+import bisect
+import dataclasses
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from devicekit.codemod.finding import Edit, Finding
+from devicekit.codemod.rewriting import apply
+from devicekit.codemod.source import UnreadableError
+
+__all__ = ["Notebook"]
+
+SEPARATOR = "#\n"
+MAGIC = re.compile(r"[ \t]*[%!?]|.*\?[ \t]*$|[ \t]*[\w.,\[\] ]+=[ \t]*[!%]")
+PYTHON_MAGICS = ("time", "timeit", "capture", "prun", "debug")
+"""Cell magics whose cell is Python all the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    number: int
+    """Among the code cells, from 1."""
+    at: int
+    """Among all cells, from 0."""
+    source: str
+    start: int
+    """Of its text in the whole."""
+
+
+class Notebook:
+    """A ``.ipynb`` file of format 4.
+
+    Raises:
+        UnreadableError: it is no notebook, or not one in Python.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self._data = _loaded(content)
+        self._cells: list[_Cell] = []
+        texts, start = [], 0
+        for at, cell in enumerate(self._data["cells"]):
+            if cell.get("cell_type") == "code":
+                source = "".join(cell["source"])
+                self._cells.append(_Cell(len(self._cells) + 1, at, source, start))
+                texts.append(_as_python(source) + "\n" + SEPARATOR)
+                start += len(texts[-1])
+        self.text = "".join(texts)
+        self._starts = [cell.start for cell in self._cells]
+
+    def located(self, finding: Finding) -> Finding:
+        """Its cell, and the line in it."""
+        cell = self._cell(finding.place[0])
+        first = self.text.count("\n", 0, cell.start)
+        return dataclasses.replace(finding, line=finding.line - first, cell=cell.number)
+
+    def edited(self, edits: list[Edit]) -> bytes:
+        """The notebook with these edits in its cells, written as it was written before."""
+        by_cell: dict[int, list[Edit]] = {}
+        for edit in edits:
+            by_cell.setdefault(self._cell(edit.start).number, []).append(edit)
+        data = json.loads(self._content)
+        for number, inside in by_cell.items():
+            cell = self._cells[number - 1]
+            moved = [Edit(e.start - cell.start, e.end - cell.start, e.text) for e in inside]
+            text = apply(cell.source + "\n", moved).removesuffix("\n")
+            whole = isinstance(data["cells"][cell.at]["source"], str)
+            data["cells"][cell.at]["source"] = text if whole else text.splitlines(keepends=True)
+        return _dumped(data, self._content, json.loads(self._content))
+
+    def _cell(self, offset: int) -> _Cell:
+        return self._cells[bisect.bisect_right(self._starts, offset) - 1]
+
+
+def _loaded(content: bytes) -> dict[str, Any]:
+    try:
+        data = json.loads(content)
+    except ValueError as exc:
+        raise UnreadableError(f"it is no notebook: {exc}") from exc
+    if not isinstance(data, dict) or not isinstance(data.get("cells"), list):
+        raise UnreadableError("it is no notebook of format 4")
+    metadata = data.get("metadata") or {}
+    language = (metadata.get("language_info") or {}).get("name") or (metadata.get("kernelspec") or {}).get("language")
+    if language not in (None, "python"):
+        raise UnreadableError(f"its language is {language}, not Python")
+    for cell in data["cells"]:
+        source = cell.get("source") if isinstance(cell, dict) else None
+        if not isinstance(source, (str, list)) or not all(isinstance(line, str) for line in source):
+            raise UnreadableError("it is no notebook: a cell has no source")
+    return data
+
+
+def _as_python(source: str) -> str:
+    """The same number of characters, without what only IPython understands."""
+    first = source.lstrip().partition("\n")[0]
+    if first.startswith("%%") and first[2:].split(" ")[0] not in PYTHON_MAGICS:
+        return _commented(source, every=True)
+    text = _commented(source, every=False)
+    try:
+        ast.parse(text)
+    except (SyntaxError, ValueError):
+        return _commented(source, every=True)
+    return text
+
+
+def _commented(source: str, *, every: bool) -> str:
+    lines = re.findall(r"[^\n]*\n|[^\n]+", source)
+    return "".join("#" + line[1:] if line.strip() and (every or MAGIC.match(line)) else line for line in lines)
+
+
+def _dumped(data: Any, content: bytes, before: Any) -> bytes:
+    """In the layout that the file has, where json can write it; else in the one that Jupyter saves."""
+    text = content.decode()
+    tail = text[len(text.rstrip()) :]
+    for indent in (1, 2, 4, None):
+        for ascii_only in (False, True):
+            if json.dumps(before, indent=indent, ensure_ascii=ascii_only) + tail == text:
+                return (json.dumps(data, indent=indent, ensure_ascii=ascii_only) + tail).encode()
+    return (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode()
