@@ -25,6 +25,7 @@ NO_CUDA = (
     "NCCL",
     "CUDA",
     "allocated_bytes",
+    "modulo by zero",
     "pin_memory allocator",
 )
 """What stock torch says without CUDA: code that ends so did not run before, so there is nothing to compare."""

@@ -13,7 +13,7 @@ from typing import TypeGuard
 from devicekit.codemod.assigned import values
 from devicekit.codemod.calls import bind, is_called
 from devicekit.codemod.cuda_calls import function
-from devicekit.codemod.finding import Finding
+from devicekit.codemod.finding import Edit, Finding
 from devicekit.codemod.module import Module
 from devicekit.codemod.positions import Takes, takes
 from devicekit.codemod.rule import Leaves, Reports, Rule, rewrites
@@ -36,6 +36,13 @@ class CudaIndex(Rule):
             "def index(rank):\n    return rank % torch.cuda.device_count()",
             "def index(rank):\n    return rank % max(dm.device_count, 1)",
             gives="index.__name__",
+        ),
+        rewrites(
+            "rank = 0\ndevice = rank % torch.cuda.device_count()\n"
+            "torch.cuda.set_device(device)\nx = torch.ones(2).to(device)",
+            "rank = 0\ndevice = dm.device_at(rank % max(dm.device_count, 1))\n"
+            "dm.set_device(device)\nx = torch.ones(2).to(device)",
+            gives="x",
         ),
         rewrites(
             "with torch.cuda.device(0):\n    x = torch.ones(2)",
@@ -88,7 +95,11 @@ class CudaIndex(Rule):
         if isinstance(above, ast.BinOp) and above.right is node and isinstance(above.op, DIVIDES):
             text = f"max({text}, 1)"
         message = "`torch.cuda.device_count()` counts CUDA devices only"
-        return self.rewrite(node, module, message, module.replace(node, text))
+        edits = [module.replace(node, text)]
+        if isinstance(above, ast.BinOp) and isinstance(above.op, ast.Mod) and _names_device(above, module):
+            start, end = module.span(above)  # a number is no device where devices have none
+            edits += [Edit(start, start, f"{module.manager}.device_at("), Edit(end, end, ")")]
+        return self.rewrite(node, module, message, *edits)
 
     def _current(self, node: ast.Call, module: Module) -> Finding:
         message = "`torch.cuda.current_device()` is the number of a CUDA device, and raises without one"
@@ -119,7 +130,7 @@ def _is_shown(node: ast.Call, module: Module) -> bool:
     return is_printed or isinstance(above, SHOWN)
 
 
-def _names_device(node: ast.Call, module: Module) -> bool:
+def _names_device(node: ast.expr, module: Module) -> bool:
     """It is assigned to a name that is used where a device is wanted, and nowhere else."""
     above = module.parent(node)
     if not isinstance(above, ast.Assign) or len(above.targets) != 1:
@@ -131,7 +142,13 @@ def _names_device(node: ast.Call, module: Module) -> bool:
     else:
         loads = [use for use in ast.walk(module.tree) if _reads(use, target)]
         is_known = isinstance(target, ast.Attribute)
-    return is_known and bool(loads) and all(takes(use, module) is Takes.DEVICE for use in loads)
+    return is_known and bool(loads) and all(_wants_device(use, module) for use in loads)
+
+
+def _wants_device(use: ast.expr, module: Module) -> bool:
+    above = module.parent(use)
+    sets = isinstance(above, ast.Call) and function(above.func, module) == "set_device"
+    return sets or takes(use, module) is Takes.DEVICE
 
 
 def _reads(use: ast.AST, target: ast.expr) -> TypeGuard[ast.Attribute]:
