@@ -152,7 +152,7 @@ def sample(seen: dict[str, Seen], root: Path, number: int, seed: int) -> None:
         print(f"\n## {count}. {name}:{finding.line} {finding.kind} [{finding.rule}]\n{finding.message}")
         print(f"-> {finding.suggestion}")
         if finding.cell is None:
-            lines = one.before.decode("utf-8", "replace").splitlines()
+            lines = Path(one.file).read_text(encoding="utf-8", errors="replace").splitlines()
             for number_, line in list(enumerate(lines, 1))[max(0, finding.line - 2) : finding.span[1] + 1]:
                 print(f"{number_:5} {line[:150]}")
 

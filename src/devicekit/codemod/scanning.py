@@ -29,6 +29,8 @@ LARGEST = 8_000_000
 """Bytes; what is larger is data, not code."""
 WORTH_A_PROCESS = 40
 """Files; fewer are done before another interpreter has started."""
+PASSES = 5
+"""Nearly always one is enough; what one rewrite uncovers for another rule takes two."""
 SHARE = 8
 """Files that a process is given at a time."""
 
@@ -54,9 +56,9 @@ class Seen:
     problem: str = ""
     """Why it could not be read; empty where it could."""
     before: bytes = b""
-    """Its content, where it is to be rewritten."""
+    """Its content, where something in it is to be rewritten."""
     after: bytes = b""
-    """What it is to become; the same as ``before`` where nothing is to be rewritten."""
+    """What it is to become."""
 
 
 def scan(
@@ -104,15 +106,19 @@ def _usable_cpus() -> int:
 def look(file: str, choice: Choice) -> Seen:
     """What is in a file. Never raises for what is in it."""
     try:
-        path = Path(file)
-        if path.stat().st_size > LARGEST:
+        if Path(file).stat().st_size > LARGEST:
             return Seen(file, problem=f"it is larger than {LARGEST // 1_000_000} MB")
-        content = path.read_bytes()
+        content = Path(file).read_bytes()
     except OSError as exc:
         return Seen(file, problem=exc.strerror or str(exc))
-    texts = [rule for rule in TEXT_RULES if rule.files.search(path.name)]
+    return look_at(file, content, choice)
+
+
+def look_at(file: str, content: bytes, choice: Choice) -> Seen:
+    """The same for a content that was read already."""
+    texts = [rule for rule in TEXT_RULES if rule.files.search(Path(file).name)]
     if texts:
-        return Seen(file, _told_by_text(texts, content, file, choice), before=content, after=content)
+        return Seen(file, _told_by_text(texts, content, file, choice))
     rules = chosen_rules(choice.select, choice.ignore)
     if not rules or not _hints(choice).search(content):
         return Seen(file)
@@ -130,14 +136,23 @@ def look(file: str, choice: Choice) -> Seen:
 
 
 def _look_at_code(file: str, content: bytes, rules: Sequence[Rule], choice: Choice) -> Seen:
+    document, findings, edits = _asked(file, content, rules, choice)
+    told, after = tuple(document.located(finding) for finding in findings), content
+    for _ in range(PASSES):
+        if not edits:
+            break
+        after = document.edited(edits)
+        document, _, edits = _asked(file, after, rules, choice)
+    return Seen(file, told) if after == content else Seen(file, told, before=content, after=after)
+
+
+def _asked(
+    file: str, content: bytes, rules: Sequence[Rule], choice: Choice
+) -> tuple[Document, list[Finding], list[Edit]]:
     document: Document = Notebook(content) if file.endswith(".ipynb") else PythonFile.read(content)
     module = Module(document.text, file)
     findings = check(module, rules)
-    edits: list[Edit] = []
-    if choice.rewrite:
-        findings, edits = edits_for(module, findings)
-    after = document.edited(edits) if edits else content
-    return Seen(file, tuple(document.located(f) for f in findings), before=content, after=after)
+    return (document, *edits_for(module, findings)) if choice.rewrite else (document, findings, [])
 
 
 def _told_by_text(rules: list[TextRule], content: bytes, file: str, choice: Choice) -> tuple[Finding, ...]:

@@ -37,7 +37,7 @@ class TextRule:
             return
         for number, line in enumerate(text.splitlines(), 1):
             match = self.lines.search(line)
-            if match is not None and "devicekit: ignore" not in line:
+            if match is not None and not COMMENT.match(line) and "devicekit: ignore" not in line:
                 yield self._finding(file, number, match.start() + 1, line)
 
     def _finding(self, file: str, line: int, column: int, code: str) -> Finding:
@@ -55,6 +55,8 @@ class TextRule:
 
 
 SETTINGS = re.compile(r"\.(?:ya?ml|json|toml|ini|cfg)$")
+REQUIREMENTS = re.compile(r"^(?:requirements.*\.(?:txt|in)|environment.*\.ya?ml)$")
+COMMENT = re.compile(r"\s*(?:#|//|::|[Rr][Ee][Mm]\s)")
 SHELL = re.compile(r"\.(?:sh|bash|bat|ps1|slurm|sbatch)$")
 
 TEXT_RULES = (
@@ -84,26 +86,49 @@ TEXT_RULES = (
     TextRule(
         "requirement",
         "A requirement that only NVIDIA's devices can use",
-        re.compile(r"^(?:requirements.*\.(?:txt|in)|environment.*\.ya?ml)$"),
+        REQUIREMENTS,
         re.compile(
-            r"^\s*(?:-\s*)?(?:nvidia-[\w-]+|flash[-_]attn|xformers|triton|bitsandbytes|deepspeed|onnxruntime-gpu"
-            r"|tensorrt[\w-]*|cupy[\w-]*|pycuda|pynvml|apex|transformer[-_]engine)\b"
+            r"^\s*(?:-\s*)?(?:flash[-_]attn|xformers|triton|bitsandbytes|deepspeed|onnxruntime-gpu"
+            r"|tensorrt[\w-]*|cupy[\w-]*|pycuda|pynvml|apex|transformer[-_]engine|nvidia-(?![\w-]*-cu\d)[\w-]+)\b"
         ),
         Kind.REVIEW,
         "a package for NVIDIA's devices",
         "move it to a requirements file for CUDA, and import it only where it is needed",
-        found=("nvidia-cublas-cu12==12.1", "flash-attn>=2", "  - cupy", "triton"),
-        left=("torch>=2.6", "# triton", "my-triton-tools"),
+        found=("flash-attn>=2", "  - cupy", "triton", "nvidia-dali==1.0"),
+        left=("torch>=2.6", "# triton", "my-triton-tools", "nvidia-cublas-cu12==12.1"),
+    ),
+    TextRule(
+        "cuda-build",
+        "A part of torch's build for CUDA among the requirements",
+        REQUIREMENTS,
+        re.compile(r"^\s*(?:-\s*)?nvidia-[\w-]+-cu\d+\b"),
+        Kind.REVIEW,
+        "a part of torch's build for CUDA: where it is pinned, no other build of torch can be installed",
+        "pin torch only, and let its build bring its own; resolve a generated file again with the build for the device",
+        found=("nvidia-cublas-cu12==12.1", "nvidia-nccl-cu11"),
+        left=("nvidia-ml-py>=12", "# nvidia-cublas-cu12"),
     ),
     TextRule(
         "shell-device",
         "A shell script that chooses a CUDA device",
         SHELL,
-        re.compile(r"CUDA_VISIBLE_DEVICES|--device[ =]['\"]?cuda"),
+        re.compile(r"CUDA_VISIBLE_DEVICES(?!\s*=\s*(?:['\"]?-1|['\"]{2}|\s|$))|--device[ =]['\"]?cuda"),
         Kind.REVIEW,
-        "a command that chooses a CUDA device",
-        "DEVICEKIT_DEVICE=auto (or KRONOS_DEVICE), or the program's --device auto",
-        found=("CUDA_VISIBLE_DEVICES=0 python train.py", "python sample.py --device=cuda"),
-        left=("python sample.py --device=cpu", "nvcc --version"),
+        "a command that chooses CUDA devices",
+        "leave it for NVIDIA's; other vendors have HIP_VISIBLE_DEVICES, ZE_AFFINITY_MASK, ASCEND_RT_VISIBLE_DEVICES; "
+        "what asks devicekit takes DEVICEKIT_DEVICE",
+        found=("CUDA_VISIBLE_DEVICES=0 python train.py", "export CUDA_VISIBLE_DEVICES='0,1'", "x.py --device=cuda"),
+        left=("python sample.py --device=cpu", "nvcc --version", "CUDA_VISIBLE_DEVICES=-1 python x.py"),
+    ),
+    TextRule(
+        "shell-no-device",
+        "A shell script that hides the CUDA devices",
+        SHELL,
+        re.compile(r"CUDA_VISIBLE_DEVICES\s*=\s*(?:['\"]?-1|['\"]{2}|\s|$)"),
+        Kind.REVIEW,
+        "a command that hides the CUDA devices; other vendors' stay visible",
+        "DEVICEKIT_DEVICE=cpu beside it, for what asks devicekit",
+        found=("CUDA_VISIBLE_DEVICES=-1 python x.py", 'export CUDA_VISIBLE_DEVICES=""', "CUDA_VISIBLE_DEVICES= x"),
+        left=("CUDA_VISIBLE_DEVICES=0 x",),
     ),
 )

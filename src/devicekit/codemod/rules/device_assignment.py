@@ -6,7 +6,9 @@ It is a device where its name says so, or where all that reads it wants one.
 from __future__ import annotations
 
 import ast
+import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 
 from devicekit.codemod.finding import Edit, Finding
 from devicekit.codemod.module import Module
@@ -52,6 +54,11 @@ class DeviceAssignment(Rule):
             "where, steps = str(dm.device), 3\nx = torch.ones(steps, device=where)",
             gives="x.sum()",
         ),
+        rewrites(
+            'device = "cuda"\nfirst = f"{device}:{0}"',
+            'device = dm.device.type\nfirst = f"{device}:{0}"',
+            gives="first.count(':')",
+        ),
         Leaves('device = "cpu"\n', because="it names no CUDA"),
         Leaves(
             'folder = "cuda"\nopen(folder)\n', because="it is no device; the rule for what is left over tells of it"
@@ -79,6 +86,9 @@ class DeviceAssignment(Rule):
             elif any(":" in module.text[e.start : e.end] for e in inner) and _is_taken_apart(target, module):
                 message = f"{MESSAGE}, and its text is taken apart"
                 yield self.review(node, module, message, f"{inner[0].text}; torch.device(...).index is its number")
+            elif _gets_number(target, module):
+                kind = f"{module.device}.type"
+                found += [replace(edit, text=kind) if edit.text == f"str({module.device})" else edit for edit in inner]
             else:
                 found += inner
         if found:
@@ -110,6 +120,18 @@ def _feeds_device(target: ast.expr, module: Module) -> bool:
         if isinstance(use.ctx, ast.Load) and (around is None or module.function(use) is around)
     ]
     return bool(reads) and all(takes(use, module) is Takes.DEVICE for use in reads)
+
+
+def _gets_number(target: ast.expr, module: Module) -> bool:
+    """``f"{DEVICE}:{number}"``: the text must have none of its own, as that of a pinned device has."""
+    name = last_name(target)
+    for text in module.every(ast.JoinedStr):
+        assert isinstance(text, ast.JoinedStr)
+        for part, following in itertools.pairwise(text.values):
+            is_it = isinstance(part, ast.FormattedValue) and last_name(part.value) == name
+            if is_it and isinstance(following, ast.Constant) and str(following.value).startswith(":"):
+                return True
+    return False
 
 
 def _is_taken_apart(target: ast.expr, module: Module) -> bool:

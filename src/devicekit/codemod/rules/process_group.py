@@ -36,7 +36,7 @@ class ProcessGroup(Rule):
         rewrites(
             'def start(device):\n    torch.distributed.init_process_group(backend="nccl", device_id=device)',
             "def start(device):\n    torch.distributed.init_process_group(backend=dm.distributed_backend, "
-            "device_id=device if dm.is_accelerator else None)",
+            "device_id=device if dm.distributed_backend != 'gloo' else None)",
         ),
         rewrites(
             'backend = "nccl" if torch.cuda.is_available() else "gloo"',
@@ -88,7 +88,8 @@ class ProcessGroup(Rule):
         place = choice or node
         if choice is not None or "backend" in _given_to(place, module).lower():
             call = next((n for n in [above, module.parent(above or node)] if isinstance(n, ast.Call)), None)
-            edits = [module.replace(place, f"{module.manager}.distributed_backend"), *_device_id(call, module)]
+            text = f"{module.manager}.distributed_backend" + (" or 'gloo'" if _asks_for_nccl(choice, module) else "")
+            edits = [module.replace(place, text), *_device_id(call, module)]
             return self.rewrite(call or place, module, SAID, *edits)
         if isinstance(above, ast.Compare):
             how = "compare with dm.distributed_backend, or ask dm.is_accelerator"
@@ -109,6 +110,11 @@ def _is_availability_choice(choice: ast.IfExp, module: Module) -> bool:
     tests = test.values if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And) else [test]
     by_device = all(module.calls(part, AVAILABLE, NCCL_AVAILABLE) for part in tests)
     return by_device and isinstance(other, ast.Constant) and other.value == "gloo"
+
+
+def _asks_for_nccl(choice: ast.IfExp | None, module: Module) -> bool:
+    """A torch for CUDA may be without it."""
+    return choice is not None and any(module.calls(node, NCCL_AVAILABLE) for node in ast.walk(choice.test))
 
 
 def _given_to(place: ast.AST, module: Module) -> str:
@@ -139,4 +145,5 @@ def _device_id(call: ast.Call | None, module: Module) -> list[Edit]:
     if call is None or given is None or isinstance(given, (ast.IfExp, ast.Constant)) or needs_device(call, module):
         return []
     end = module.span(given)[1]
-    return [Edit(end, end, f" if {module.manager}.is_accelerator else None")]
+    # gloo has no use for it, and torch wants one with a number, which the CPU and MPS have not
+    return [Edit(end, end, f" if {module.manager}.distributed_backend != 'gloo' else None")]

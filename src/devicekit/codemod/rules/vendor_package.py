@@ -35,10 +35,18 @@ PACKAGES = {
 } | dict.fromkeys(
     (
         "triton", "pycuda", "numba.cuda", "transformer_engine", "mamba_ssm", "causal_conv1d", "auto_gptq",
-        "tinycudann", "nvdiffrast", "pytorch3d", "spconv",
+        "tinycudann", "nvdiffrast", "spconv",
     ),
     PLAIN,
-)  # fmt: skip
+) | {"pytorch3d": "compute on the CPU where the device is not CUDA"}  # fmt: skip
+ELSEWHERE = ("deepspeed", "pytorch3d")
+"""They have builds, or parts, for other devices."""
+SAID = {
+    "triton": "compiles kernels for GPUs of NVIDIA, AMD and Intel only",
+    "deepspeed": "needs a build for the device",
+    "pytorch3d": "computes on CUDA, or on the CPU",
+    BUILDER: "builds extensions, as a rule for CUDA",
+}
 ABSENT = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}
 
 
@@ -52,6 +60,7 @@ class VendorPackage(Rule):
         Reports("import flash_attn\n", Kind.CANNOT),
         Reports("from numba import cuda\n", Kind.CANNOT),
         Reports("import os, triton.language as tl\n", Kind.CANNOT),
+        Reports("def train(x):\n    import deepspeed\n\n    return deepspeed.initialize(model=x)\n"),
         Reports("try:\n    import xformers.ops\nexcept ImportError:\n    xformers = None\n"),
         Reports(
             "from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    import cupy\n",
@@ -68,13 +77,13 @@ class VendorPackage(Rule):
             return
         if package in pathlib.PurePath(module.file).parts and package not in FOLDERS:
             return  # the file is the package's own
-        said = f"{package} is made for CUDA"
+        said = f"{package} {SAID.get(package, 'is made for CUDA')}"
         caught = package != BUILDER and may_be_absent(node, module)
         if caught is None:
             yield self.harmless(node, module, f"{said}, and imported for type checkers only")
-        elif caught:
-            how = f"see that it goes on without: {PACKAGES[package]}"
-            yield self.review(node, module, f"{said}; its absence is caught", how)
+        elif caught or package in ELSEWHERE:
+            how = f"see that it goes on without: {PACKAGES[package]}" if caught else PACKAGES[package]
+            yield self.review(node, module, f"{said}; its absence is caught" if caught else said, how)
         else:
             yield self.cannot(node, module, said, PACKAGES[package])
 
