@@ -40,6 +40,9 @@ __all__ = ["DeviceManager"]
 
 log = logging.getLogger("devicekit")
 
+DECIDED = ("_backend", "_decision", "_dtype", "_strict", "backend", "device", "index", "warning")
+"""What a manager knows once its device is chosen."""
+
 
 class DeviceManager:
     """A device that was decided on once, and all that model code does with it.
@@ -58,7 +61,7 @@ class DeviceManager:
         DeviceKitError: ``dtype`` is no dtype of the framework.
     """
 
-    __slots__ = ("__weakref__", "_backend", "_decision", "_dtype", "_strict", "backend", "device", "index", "warning")
+    __slots__ = ("__weakref__", "_wanted_dtype", *DECIDED)
 
     device: torch.device
     """Where tensors go. On a host without torch the string ``"cpu"``."""
@@ -68,6 +71,9 @@ class DeviceManager:
     """The device's number among the visible ones; None where there is only one, and of :meth:`current`."""
     warning: str | None
     """None, or why this is not the device that was asked for."""
+
+    _wanted_dtype: Any
+    """Of :meth:`current`, until something is asked."""
 
     def __init__(
         self, preferred_device: object = None, *, dtype: torch.dtype | None = None, strict: bool = False
@@ -83,18 +89,29 @@ class DeviceManager:
         :meth:`device_index` and torch's own functions for that; as in torch, each thread has a current device of its
         own. ``LOCAL_RANK`` does not matter. Only a pin with an index (``KRONOS_DEVICE=cuda:1``) fixes the device.
 
-        It is chosen as without an argument, starts no runtime, and stays what it is when it is pickled.
+        It is chosen as without an argument, starts no runtime, and stays what it is when it is pickled. It is chosen
+        when something is first asked of it, and not when it is made: programs import their modules first, and set
+        ``CUDA_VISIBLE_DEVICES`` or a pin later.
 
         Args:
             dtype: as for the constructor. The default goes by the device that is current when it is first asked for.
 
         Raises:
-            UnknownDeviceError: the pin is no device.
-            DeviceKitError: ``dtype`` is no dtype of the framework.
+            UnknownDeviceError: when first asked: the pin is no device.
+            DeviceKitError: when first asked: ``dtype`` is no dtype of the framework.
         """
         made = cls.__new__(cls)
-        made._adopt(_announced(resolver().decide(current=True)), dtype, strict=False)
+        made._wanted_dtype = dtype
         return made
+
+    if not TYPE_CHECKING:  # for mypy a name that is not there stays one
+
+        def __getattr__(self, name: str) -> Any:
+            """What is not decided yet is decided now."""
+            if name not in DECIDED:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+            self._adopt(_announced(resolver().decide(current=True)), self._wanted_dtype, strict=False)
+            return getattr(self, name)
 
     def _adopt(self, decision: Decision, dtype: Any, strict: bool) -> None:
         self._decision = decision
@@ -196,8 +213,7 @@ class DeviceManager:
                 (cpu, mps), it is ``device``.
 
         Raises:
-            UnknownDeviceError: a negative number, or no device at all.
-            DeviceUnavailableError: there is no device of this number.
+            UnknownDeviceError: a negative number, or no device at all. That there is none of a number shows on use.
         """
         return numbering.device_at(self._decision, index)  # type: ignore[no-any-return]
 

@@ -29,9 +29,11 @@ def name_of(decision: Decision, index: int) -> str:
 def device_at(decision: Decision, index: object) -> Any:
     """The device that a number, a word or a ``torch.device`` means on this backend; None: the one decided on.
 
+    Whether there is one of this number shows when it is used, as for ``torch.device("cuda:8")``: a program may name
+    devices of other hosts, or be about to choose which are visible.
+
     Raises:
         UnknownDeviceError: it is no device.
-        DeviceUnavailableError: there is no device of this number.
     """
     if index is None:
         return decision.device
@@ -43,10 +45,6 @@ def device_at(decision: Decision, index: object) -> Any:
         return backend.torch.device(CPU)
     if asked.index is None or not backend.indexed:
         return decision.device
-    problem = index_problem(decision.name, decision.answer, asked.index)
-    if problem is not None:
-        what = f"{asked.said()} was asked for, but it cannot be used here."
-        raise DeviceUnavailableError(what, why=problem[0], try_=problem[1])
     return backend.device(asked.index)
 
 
@@ -82,4 +80,8 @@ def number(decision: Decision, index: object, becomes: str = "made current") -> 
             why=f"only {decision.name} devices can be",
             try_=f'a number, or "{decision.name}:0"',
         )
+    problem = None if device.index is None else index_problem(decision.name, decision.answer, device.index)
+    if problem is not None:
+        what = f"{str(index)!r} was asked for, but it cannot be used here."
+        raise DeviceUnavailableError(what, why=problem[0], try_=problem[1])
     return device.index  # type: ignore[no-any-return]

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.codemod.examples import alike, runnable, value_of  # noqa: E402
 
 NOT_HERE = {
-    "has no device 1": "there is one device",
+    "Invalid device ID": "there is one device",
     "float64 is not supported": "the chip has no float64",
     "PrivateUse1HooksInterface": "the simulated device pins no memory",
 }

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import re
+from collections.abc import Sequence
 
 from devicekit.codemod.finding import Edit
 from devicekit.codemod.module import Module
 
 __all__ = [
+    "LOGGING",
     "called_instead",
     "in_parentheses",
     "is_dropped",
@@ -18,6 +21,7 @@ __all__ = [
     "under_index",
 ]
 
+COMMENT = re.compile(r"#+\s*\w[^:=]*$")  # no `fmt: off`, and no code
 LOGGING = ("debug", "info", "warning", "warn", "error", "critical", "exception", "log", "log_message", "print")
 TELLS = ("print", "str", "repr", "format", "print0", "print_rank_0", "rank0_print", "pprint")
 
@@ -36,15 +40,54 @@ def stands_alone(node: ast.AST, module: Module) -> bool:
     return not before.strip() and (not after.strip() or after.lstrip().startswith("#"))
 
 
-def line_of(statement: ast.stmt, module: Module) -> Edit | None:
-    """The lines of a statement go; None where something else is on them, or its block would be empty."""
-    above = module.parent(statement)
-    alone = any(getattr(above, block, None) == [statement] for block in ("body", "orelse", "finalbody"))
-    if alone or any(part.strip() for part in _around(statement, module)):
+def line_of(statement: ast.stmt, module: Module, *, among: Sequence[ast.stmt] = ()) -> Edit | None:
+    """The lines of a statement go; None where something else is on them, or its block would be empty.
+
+    With them goes a comment above that is about nothing else, and of the blank lines on both sides the fewer.
+
+    Args:
+        statement: what goes.
+        module: its file.
+        among: statements that follow each other, this one with them, and all go.
+    """
+    above, among = module.parent(statement), among or [statement]
+    emptied = any(getattr(above, block, None) == list(among) for block in ("body", "orelse", "finalbody"))
+    if emptied or any(part.strip() for part in _around(statement, module)):
         return None
-    start, end = module.span(statement)
-    first, last = module.line_at(start), module.line_at(end - 1)
+    top, bottom = _lines_of(among[0], module)[0], _lines_of(among[-1], module)[1]
+    below = _blank_lines(bottom + 1, 1, module)
+    comments = 1 if below and _is_own_comment(top - 1, module) else 0
+    surplus = min(_blank_lines(top - comments - 1, -1, module), below)
+    first, last = _lines_of(statement, module)
+    first -= comments if statement is among[0] else 0
+    last += surplus if statement is among[-1] else 0
     return Edit(module.start_of_line(first), module.start_of_line(last + 1), "")
+
+
+def _lines_of(statement: ast.stmt, module: Module) -> tuple[int, int]:
+    start, end = module.span(statement)
+    return module.line_at(start), module.line_at(end - 1)
+
+
+def _blank_lines(number: int, step: int, module: Module) -> int:
+    """How many there are from a line on, up or down."""
+    count = 0
+    while 0 < number <= module.line_at(len(module.text)) and not _text_of(number, module):
+        count, number = count + 1, number + step
+    return count
+
+
+def _is_own_comment(number: int, module: Module) -> bool:
+    """A single line of words."""
+    said = _text_of(number, module)
+    return bool(COMMENT.match(said)) and not _text_of(number - 1, module).startswith("#")
+
+
+def _text_of(number: int, module: Module) -> str:
+    """A line without the blanks around it; nothing for one that is not there."""
+    if number < 1:
+        return ""
+    return module.text[module.start_of_line(number) : module.start_of_line(number + 1)].strip()
 
 
 def _around(statement: ast.stmt, module: Module) -> tuple[str, str]:

@@ -7,13 +7,16 @@ https://docs.pytorch.org/docs/stable/notes/cuda.html#memory-management
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 
 from devicekit.codemod.finding import Finding
-from devicekit.codemod.module import Module
+from devicekit.codemod.module import LOOPS, Module
+from devicekit.codemod.positions import last_name
 from devicekit.codemod.rule import Leaves, Reports, Rule
 
 NAMES = ("torch.cuda.empty_cache", "torch.xpu.empty_cache", "torch.mps.empty_cache", "torch.accelerator.empty_cache")
+ASKS = re.compile(r"(?:raw_|user_|get_|read_)?input$|(?:parse_|get_|ask_|read_)?prompts?$|ask$|readline$")
 HOW = "leave it out; where memory is short call it once, before the loop, or when an allocation has failed"
 
 
@@ -38,6 +41,17 @@ class EmptyCacheInLoop(Rule):
             "        torch.cuda.empty_cache()\n",
             because="it is called when something has failed",
         ),
+        Leaves(
+            "import gc\nimport torch\n\n\ndef swap(parts, offload):\n    for part in parts:\n        if offload:\n"
+            "            part.model = part.model.cpu()\n            gc.collect()\n"
+            "            torch.cuda.empty_cache()\n",
+            because="memory has become free just before",
+        ),
+        Leaves(
+            "import torch\n\n\ndef talk(answer):\n    while True:\n        answer(input('> '))\n"
+            "        torch.cuda.empty_cache()\n",
+            because="a person is waited for",
+        ),
     )
 
     def check(self, node: ast.AST, module: Module) -> Iterator[Finding]:
@@ -52,4 +66,43 @@ class EmptyCacheInLoop(Rule):
 
 def _is_repeated(node: ast.AST, module: Module) -> bool:
     handled = any(isinstance(above, ast.ExceptHandler) for above in module.parents(node))
-    return module.in_loop(node) and not handled
+    return module.in_loop(node) and not handled and not _asks_somebody(node, module) and not _frees(node, module)
+
+
+def _asks_somebody(node: ast.AST, module: Module) -> bool:
+    """A round of the innermost loop waits for what a person types."""
+    loop = next(above for above in module.parents(node) if isinstance(above, LOOPS))
+    calls = (part for part in ast.walk(loop) if isinstance(part, ast.Call))
+    return isinstance(loop, ast.While) and any(ASKS.match(last_name(call.func)) for call in calls)
+
+
+def _frees(node: ast.AST, module: Module) -> bool:
+    """What runs just before deletes something, or moves it off the device."""
+    before = _before(module.statement(node), module)
+    while isinstance(before, ast.Expr) and module.calls(before.value, "gc.collect"):
+        before = _before(before, module)
+    if isinstance(before, ast.Delete):
+        return True
+    moved = before.value if isinstance(before, (ast.Assign, ast.Expr)) else None
+    return any(_is_off_device(part) for part in (moved.elts if isinstance(moved, ast.Tuple) else [moved]))
+
+
+def _before(statement: ast.stmt, module: Module) -> ast.stmt | None:
+    """The statement before it, or before the `if` that it begins."""
+    above = module.parent(statement)
+    for name in ("body", "orelse", "finalbody"):
+        block = getattr(above, name, None)
+        if isinstance(block, list) and statement in block[1:]:
+            found = block[block.index(statement) - 1]
+            assert isinstance(found, ast.stmt)
+            return found
+    return _before(above, module) if isinstance(above, ast.If) and statement is above.body[0] else None
+
+
+def _is_off_device(node: ast.AST | None) -> bool:
+    """``x.cpu()``, ``x.to("cpu")``."""
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+        return False
+    where = [*node.args[:1], *(k.value for k in node.keywords if k.arg == "device")]
+    to_cpu = any(isinstance(place, ast.Constant) and place.value == "cpu" for place in where)
+    return node.func.attr == "cpu" or (node.func.attr == "to" and to_cpu)

@@ -15,6 +15,7 @@ from devicekit.codemod.module import Module
 from devicekit.codemod.rule import Leaves, Reports, Rule
 
 NAMES = ("torch.float64", "torch.double")
+DOUBLE = "torch.cuda.DoubleTensor"
 HOW = "float32; or compute it on the CPU, and move the result as float32"
 
 
@@ -23,13 +24,22 @@ class Float64(Rule):
 
     name = "float64"
     visits = (ast.Call,)
-    hints = ("float64", "double")
+    hints = ("float64", "double", "DoubleTensor")
     examples = (
         Reports("import torch\n\n\ndef f(device):\n    return torch.zeros(3, dtype=torch.float64, device=device)\n"),
         Reports("import torch\n\n\ndef f(x, device):\n    return x.to(device, torch.double)\n"),
         Reports("def f(x, device):\n    return x.double().to(device)\n"),
+        Reports(
+            "import torch\n\nx = torch.ones(3, dtype=torch.float64).cuda()\ny = x.to(torch.double).cuda()\n", count=2
+        ),
         Reports("import torch\n\ntorch.set_default_dtype(torch.float64)\n"),
+        Reports('import torch\n\nx = torch.zeros(3, dtype=torch.float64, device="cuda")\n'),
+        Reports("import torch\n\nx = torch.cuda.DoubleTensor(3)\ny = x.type(torch.cuda.DoubleTensor)\n", count=2),
         Leaves("import torch\n\nx = torch.zeros(3, dtype=torch.float64)\n", because="it is on the CPU"),
+        Leaves(
+            "import torch\n\n\ndef f(x, device):\n    return torch.from_numpy(x).to(device).float()\n",
+            because="what x is made of is not known here",
+        ),
         Leaves(
             "import torch\n\nx = torch.zeros(3, dtype=torch.float64, device='cpu').double()\n",
             because="it says so",
@@ -45,9 +55,14 @@ class Float64(Rule):
         method = node.func.attr if isinstance(node.func, ast.Attribute) and module.name(node.func) is None else ""
         inner = node.func.value if isinstance(node.func, ast.Attribute) else None
         in_one = wants and (_device_keyword(node) or (method == "to" and _device_first(node, module)))
-        in_two = (method == "double" and _moves(inner, module)) or (_moves(node, module) and _doubles(inner))
-        if in_one or in_two or (wants and module.name(node.func) == "torch.set_default_dtype"):
-            yield self.review(node, module, "MPS and NPU devices have no float64, and raise", HOW)
+        in_two = (method == "double" and _moves(inner, module)) or (_moves(node, module) and _doubles(inner, module))
+        typed = module.name(node.func) == DOUBLE or any(_is_double(value, module) for value in given)
+        if in_one or in_two or typed or (wants and module.name(node.func) == "torch.set_default_dtype"):
+            yield self.review(node, module, "MPS and NPU devices have no float64, and raise", HOW, besides=True)
+
+
+def _is_double(node: ast.AST, module: Module) -> bool:
+    return module.name(node) == DOUBLE or (isinstance(node, ast.Constant) and node.value == DOUBLE)
 
 
 def _device_keyword(call: ast.Call) -> bool:
@@ -68,8 +83,12 @@ def _moves(node: ast.AST | None, module: Module) -> bool:
     return node.func.attr == "cuda" or (node.func.attr == "to" and names_one)
 
 
-def _doubles(node: ast.AST | None) -> bool:
-    return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "double"
+def _doubles(node: ast.AST | None, module: Module) -> bool:
+    """``x.double()``, or what is given the dtype and no device."""
+    if not isinstance(node, ast.Call) or _device_keyword(node):
+        return False
+    wants = any(module.name(value) in NAMES for value in [*node.args[:1], *(k.value for k in node.keywords)])
+    return wants or (isinstance(node.func, ast.Attribute) and node.func.attr == "double")
 
 
 def _is_cpu(node: ast.AST) -> bool:

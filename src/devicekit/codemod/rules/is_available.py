@@ -17,6 +17,7 @@ from devicekit.codemod.devices import is_available
 from devicekit.codemod.finding import Finding
 from devicekit.codemod.guards import guarded
 from devicekit.codemod.module import Module
+from devicekit.codemod.positions import last_name
 from devicekit.codemod.rule import Leaves, Reports, Rule, rewrites
 from devicekit.codemod.usage import is_told
 
@@ -63,6 +64,7 @@ class IsAvailable(Rule):
             "import torch\n\nif torch.cuda.is_available():\n    bits = 16\n"
             "elif torch.backends.mps.is_available():\n    bits = 32\n    name = 'mps'\nelse:\n    bits = 64\n"
         ),
+        Reports("import torch\n\nif not torch.cuda.is_available():\n    raise SystemExit('no GPU')\n"),
         Reports("import torch\n\n\ndef train():\n    assert torch.cuda.is_available(), 'no GPU'\n"),
         Reports("import torch\n\n\ndef read(Reader):\n    return Reader(gpu=torch.cuda.is_available())\n"),
         Reports("import torch\n\nwith_onnx = 'CUDAExecutionProvider' if torch.cuda.is_available() else None\n"),
@@ -90,6 +92,9 @@ class IsAvailable(Rule):
             return self.review(
                 node, module, "the assertion stops whoever has another accelerator", suggestion, stays=True
             )
+        if isinstance(above, ast.If) and outer is not node and _stops(above.body[-1]):
+            suggestion = "remove it, or ask dm.is_accelerator where it has to be a GPU or an NPU"
+            return self.review(node, module, "without CUDA the program stops here", suggestion, stays=True)
         if has_other_branches(above, outer, module):
             message = f"{ASKS}, and the others have branches of their own here"
             return self.review(node, module, message, "dm.is_accelerator, after the branches for the others")
@@ -110,6 +115,14 @@ class IsAvailable(Rule):
             message = "`torch.cuda.is_available` is not called here, so it is always true"
             return self.review(node, module, message, "dm.is_accelerator")
         return self.review(node, module, f"{ASKS}; here the function is handed on", "lambda: dm.is_accelerator")
+
+
+def _stops(statement: ast.stmt) -> bool:
+    """It raises, or leaves the program or the test."""
+    if isinstance(statement, ast.Raise):
+        return True
+    called = statement.value.func if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call) else None
+    return called is not None and last_name(called) in ("exit", "_exit", "quit", "abort", "skip", "skipTest", "fail")
 
 
 def _whole(node: ast.AST, module: Module) -> ast.AST:

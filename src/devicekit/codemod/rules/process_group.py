@@ -19,6 +19,7 @@ from devicekit.codemod.rule import Leaves, Reports, Rule, rewrites
 
 SAID = '"nccl" moves CUDA\'s tensors only'
 MIXED = re.compile(r"\w+:\w+(,\w+:\w+)*$")
+MEMBERS = {"torch.distributed.Backend.NCCL": "nccl", "torch.distributed.Backend.GLOO": "gloo"}
 NCCL_AVAILABLE = "torch.distributed.is_nccl_available"
 
 
@@ -26,7 +27,7 @@ class ProcessGroup(Rule):
     """``dm.distributed_backend`` is "nccl" with CUDA and ROCm, and the device's own library elsewhere."""
 
     name = "process-group"
-    visits = (ast.Constant, ast.Call)
+    visits = (ast.Constant, ast.Call, ast.Attribute)
     hints = ("nccl", "NCCL")
     examples = (
         rewrites(
@@ -36,26 +37,33 @@ class ProcessGroup(Rule):
         rewrites(
             'def start(device):\n    torch.distributed.init_process_group(backend="nccl", device_id=device)',
             "def start(device):\n    torch.distributed.init_process_group(backend=dm.distributed_backend, "
-            "device_id=device if dm.distributed_backend != 'gloo' else None)",
+            'device_id=device if dm.distributed_backend != "gloo" else None)',
         ),
         rewrites(
             'backend = "nccl" if torch.cuda.is_available() else "gloo"',
-            "backend = dm.distributed_backend",
+            'backend = dm.distributed_backend or "gloo"',
             gives='backend in ("gloo", "nccl", "xccl", "hccl")',
         ),
         rewrites(
             'def add(parser):\n    parser.add_argument("--backend", default="nccl")',
-            'def add(parser):\n    parser.add_argument("--backend", default=dm.distributed_backend)',
+            'def add(parser):\n    parser.add_argument("--backend", default=dm.distributed_backend or "gloo")',
             runs=False,
         ),
-        rewrites("dist_backend = 'nccl'  # or gloo", "dist_backend = dm.distributed_backend  # or gloo", runs=False),
+        rewrites(
+            "dist_backend = 'nccl'  # or gloo", "dist_backend = dm.distributed_backend or 'gloo'  # or gloo", runs=False
+        ),
+        rewrites(
+            "def start():\n    torch.distributed.init_process_group(torch.distributed.Backend.NCCL)",
+            "def start():\n    torch.distributed.init_process_group(dm.distributed_backend)",
+        ),
+        Reports("import torch\n\nif torch.distributed.get_backend() == torch.distributed.Backend.NCCL:\n    pass\n"),
         Leaves('"""Uses nccl."""\n\nbackend = "gloo"\n', because="the CPU's is meant"),
         Leaves('levels = {"nccl": 1}\n', because="it is a key"),
         Reports('import torch\n\nif torch.distributed.get_backend() == "nccl":\n    pass\n'),
         rewrites(
             'def library():\n    return "gloo" if not torch.cuda.is_available() else "nccl"',
-            "def library():\n    return dm.distributed_backend",
-            gives="library() is not None",
+            'def library():\n    return dm.distributed_backend or "gloo"',
+            gives="isinstance(library(), str)",
         ),
         Reports('def run(flag):\n    return "nccl" if flag else "gloo"\n'),
         Reports('import torch\n\n\ndef f():\n    torch.distributed.init_process_group("cuda:nccl,cpu:gloo")\n'),
@@ -70,7 +78,7 @@ class ProcessGroup(Rule):
                 said = "this asks whether torch has NCCL"
                 yield self.review(node, module, said, "dm.distributed_backend", residual=True)
             return
-        text = node.value if isinstance(node, ast.Constant) else None
+        text = node.value if isinstance(node, ast.Constant) else MEMBERS.get(module.name(node) or "")
         if not isinstance(text, str) or "nccl" not in text.lower():
             return
         above = module.parent(node)
@@ -88,13 +96,20 @@ class ProcessGroup(Rule):
         place = choice or node
         if choice is not None or "backend" in _given_to(place, module).lower():
             call = next((n for n in [above, module.parent(above or node)] if isinstance(n, ast.Call)), None)
-            text = f"{module.manager}.distributed_backend" + (" or 'gloo'" if _asks_for_nccl(choice, module) else "")
-            edits = [module.replace(place, text), *_device_id(call, module)]
+            text, gloo = f"{module.manager}.distributed_backend", _gloo(node, module)
+            if not (call is not None and last_name(call.func) == "init_process_group"):
+                text += f" or {gloo}"  # None, where this torch is without the library, is no text
+            edits = [module.replace(place, text), *_device_id(call, gloo, module)]
             return self.rewrite(call or place, module, SAID, *edits)
         if isinstance(above, ast.Compare):
             how = "compare with dm.distributed_backend, or ask dm.is_accelerator"
             return self.review(above, module, "with another device's library this is false", how)
         return self.review(node, module, SAID, "dm.distributed_backend", residual=True)
+
+
+def _gloo(node: ast.AST, module: Module) -> str:
+    """The CPU's library, in the words and quotes of the node."""
+    return module.code(node).replace(".NCCL", ".GLOO").replace("nccl", "gloo").replace("NCCL", "gloo")
 
 
 def _is_name_only(node: ast.AST, above: ast.AST | None) -> bool:
@@ -109,12 +124,8 @@ def _is_availability_choice(choice: ast.IfExp, module: Module) -> bool:
         test, other = test.operand, choice.body
     tests = test.values if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And) else [test]
     by_device = all(module.calls(part, AVAILABLE, NCCL_AVAILABLE) for part in tests)
-    return by_device and isinstance(other, ast.Constant) and other.value == "gloo"
-
-
-def _asks_for_nccl(choice: ast.IfExp | None, module: Module) -> bool:
-    """A torch for CUDA may be without it."""
-    return choice is not None and any(module.calls(node, NCCL_AVAILABLE) for node in ast.walk(choice.test))
+    is_gloo = isinstance(other, ast.Constant) and other.value == "gloo"
+    return by_device and (is_gloo or MEMBERS.get(module.name(other) or "") == "gloo")
 
 
 def _given_to(place: ast.AST, module: Module) -> str:
@@ -139,11 +150,13 @@ def _given_to(place: ast.AST, module: Module) -> str:
     return parameter.arg if parameter is not None else ""
 
 
-def _device_id(call: ast.Call | None, module: Module) -> list[Edit]:
+def _device_id(call: ast.Call | None, gloo: str, module: Module) -> list[Edit]:
     """``init_process_group(device_id=)`` refuses the CPU."""
     given = next((k.value for k in call.keywords if k.arg == "device_id"), None) if call is not None else None
     if call is None or given is None or isinstance(given, (ast.IfExp, ast.Constant)) or needs_device(call, module):
         return []
+    if module.calls(given, "torch.device"):
+        return []  # where the condition is written with the device
     end = module.span(given)[1]
     # gloo has no use for it, and torch wants one with a number, which the CPU and MPS have not
-    return [Edit(end, end, f" if {module.manager}.distributed_backend != 'gloo' else None")]
+    return [Edit(end, end, f" if {module.manager}.distributed_backend != {gloo} else None")]

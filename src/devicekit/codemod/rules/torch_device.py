@@ -9,12 +9,13 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from devicekit.codemod.devices import device
-from devicekit.codemod.finding import Finding
+from devicekit.codemod.devices import device, text_of_cuda
+from devicekit.codemod.finding import Edit, Finding
 from devicekit.codemod.module import Module
 from devicekit.codemod.positions import edits
 from devicekit.codemod.ranks import is_number, looks_like_number
 from devicekit.codemod.rule import Leaves, Reports, Rule, rewrites
+from devicekit.codemod.usage import quoted
 
 
 class TorchDevice(Rule):
@@ -32,8 +33,17 @@ class TorchDevice(Rule):
         ),
         rewrites(
             'use_gpu = False\ndevice = torch.device("cuda" if use_gpu else "cpu")',
-            'use_gpu = False\ndevice = torch.device(dm.device if use_gpu else "cpu")',
+            'use_gpu = False\ndevice = dm.device if use_gpu else torch.device("cpu")',
             gives="device.type",
+        ),
+        rewrites(
+            "no_cuda, x = False, [1]\n"
+            "x = torch.tensor(x, device=torch.device('cpu' if no_cuda else 'cuda'))\n"
+            "y = [torch.device('cuda' if no_cuda else 'cpu').type]",
+            "no_cuda, x = False, [1]\n"
+            "x = torch.tensor(x, device=torch.device('cpu') if no_cuda else dm.device)\n"
+            "y = [torch.device(dm.device if no_cuda else 'cpu').type]",
+            gives="x + len(y)",
         ),
         rewrites(
             'rank = 0\ndevice = torch.device("cuda", rank)',
@@ -83,8 +93,10 @@ class TorchDevice(Rule):
         elif found is not None and "#" not in module.code(node):
             text = found.as_device(module)
             if isinstance(above, ast.keyword) and above.arg == "device_id":
-                text += f" if {module.manager}.is_accelerator else None"  # init_process_group takes no CPU there
+                text += _if_not_gloo(node, module)
             yield self.rewrite(node, module, "`torch.device` of CUDA", module.replace(node, text))
+        elif kind is not None and (outer := _turned(node, kind, module)):
+            yield self.rewrite(node, module, "`torch.device` of CUDA", *outer)
         elif kind is not None and (inner := edits(kind, module)):
             yield self.rewrite(node, module, "`torch.device` of CUDA", *inner)
         elif kind is not None and len(node.args) == 1 and (looks_like_number(kind) or isinstance(kind, ast.Constant)):
@@ -95,7 +107,7 @@ class TorchDevice(Rule):
         text = f"{module.manager}.device_at({module.code(kind)})"
         above = module.parent(node)
         if isinstance(above, ast.keyword) and above.arg == "device_id":
-            text += f" if {module.manager}.is_accelerator else None"
+            text += _if_not_gloo(node, module)
         if is_number(kind, module):
             yield self.rewrite(
                 node, module, "`torch.device` of a number needs an accelerator", module.replace(node, text)
@@ -104,9 +116,33 @@ class TorchDevice(Rule):
             yield self.review(node, module, "`torch.device` of what may be a number, which needs an accelerator", text)
 
 
+def _turned(node: ast.Call, kind: ast.expr, module: Module) -> list[Edit]:
+    """``torch.device("cuda" if x else "cpu")`` as ``dm.device if x else torch.device("cpu")``, where that can stand."""
+    above = module.parent(node)
+    is_whole = isinstance(above, (ast.Assign, ast.AnnAssign, ast.Return, ast.keyword, ast.Call))
+    is_alone = isinstance(kind, ast.IfExp) and node.args == [kind] and not node.keywords
+    if not is_whole or not is_alone or any(mark in module.code(node) for mark in "\n\r#"):
+        return []
+    assert isinstance(kind, ast.IfExp)
+    parts = [kind.body, kind.orelse]
+    meant = {part: text_of_cuda(part, module) for part in parts if isinstance(part, ast.Constant)}
+    if len(meant) < len(parts) or sum(found is None for found in meant.values()) != 1:
+        return []
+    (start, end), (first, last), called = module.span(node), module.span(kind), module.code(node.func)
+    said = {
+        p: f"{called}({module.code(p)})" if found is None else found.as_device(module) for p, found in meant.items()
+    }
+    return [Edit(start, first, ""), *(module.replace(p, text) for p, text in said.items()), Edit(last, end, "")]
+
+
 def _is_compared(node: ast.AST, module: Module) -> bool:
     """``x.device == torch.device("cuda")`` asks a question, and its answer is another rule's matter."""
     above = module.parent(node)
     while isinstance(above, ast.Attribute):
         above = module.parent(above)
     return isinstance(above, ast.Compare)
+
+
+def _if_not_gloo(node: ast.AST, module: Module) -> str:
+    """``init_process_group(device_id=)`` takes no device without a number, and gloo has no use for one."""
+    return f" if {module.manager}.distributed_backend != {quoted('gloo', node, module)} else None"

@@ -56,6 +56,14 @@ class TypedTensor(Rule):
             "torch.ones(1).to(dm.device, torch.float32)",
             gives="ones(2)",
         ),
+        rewrites(
+            "x = [1]\n\n# Input types\nF = torch.cuda.FloatTensor if torch.cuda.is_available() else torch.Tensor\n"
+            "L = torch.cuda.LongTensor if torch.cuda.is_available() else torch.LongTensor\n\n"
+            "y = F(x) + L(x)",
+            "x = [1]\n\ny = torch.tensor(x, dtype=torch.float32, device=dm.device) + "
+            "torch.tensor(x, dtype=torch.int64, device=dm.device)",
+            gives="y",
+        ),
         Reports("import torch\n\n\ndef f(x):\n    return torch.cuda.FloatTensor(x)\n"),
         Reports("import torch\n\n\ndef f(x):\n    return isinstance(x, torch.cuda.ByteTensor)\n"),
         Reports(
@@ -128,11 +136,32 @@ class TypedTensor(Rule):
 
     def _alias(self, statement: ast.Assign, module: Module) -> list[Edit]:
         """All uses of a name for the type, and its assignment, which nothing needs any more."""
-        target, dtype = statement.targets[0], chosen_type(statement.value, module)
-        if not dtype or not isinstance(target, ast.Name) or values(target, module) != [statement.value]:
-            return []
-        uses, line = uses_of(target, dtype, module), line_of(statement, module)
+        uses, line = _uses(statement, module), line_of(statement, module, among=_like(statement, module))
         return [line, *uses] if uses and line is not None else []
+
+
+def _uses(statement: ast.stmt, module: Module) -> list[Edit]:
+    """Edits for all that is done with the name; nothing where one of them cannot be written."""
+    target = statement.targets[0] if isinstance(statement, ast.Assign) else None
+    if not isinstance(statement, ast.Assign) or not isinstance(target, ast.Name) or len(statement.targets) > 1:
+        return []
+    dtype = chosen_type(statement.value, module)
+    is_only = dtype and values(target, module) == [statement.value]
+    return uses_of(target, dtype, module) if is_only else []
+
+
+def _like(statement: ast.Assign, module: Module) -> list[ast.stmt]:
+    """The statement, and those of its kind directly above and below."""
+    above = module.parent(statement)
+    block = next(b for name in ("body", "orelse", "finalbody") if statement in (b := getattr(above, name, None) or []))
+    found: list[ast.stmt] = []
+    for other in block:
+        goes = other is statement or (bool(_uses(other, module)) and line_of(other, module) is not None)
+        follows = bool(found) and other.lineno == (found[-1].end_lineno or 0) + 1
+        if found and statement in found and not (goes and follows):
+            break
+        found = ([*found, other] if follows else [other]) if goes else []
+    return found
 
 
 def _casts(call: ast.Call) -> bool:

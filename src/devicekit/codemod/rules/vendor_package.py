@@ -31,7 +31,7 @@ PACKAGES = {
     "cupy": "torch tensors, or NumPy",
     "tensorrt": "the model itself, in torch",
     "torch_tensorrt": "torch.compile",
-    BUILDER: "the same in plain torch, where what it builds is for CUDA",
+    BUILDER: "",
 } | dict.fromkeys(
     (
         "triton", "pycuda", "numba.cuda", "transformer_engine", "mamba_ssm", "causal_conv1d", "auto_gptq",
@@ -45,7 +45,6 @@ SAID = {
     "triton": "compiles kernels for GPUs of NVIDIA, AMD and Intel only",
     "deepspeed": "needs a build for the device",
     "pytorch3d": "computes on CUDA, or on the CPU",
-    BUILDER: "builds extensions, as a rule for CUDA",
 }
 ABSENT = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}
 
@@ -62,6 +61,7 @@ class VendorPackage(Rule):
         Reports("import os, triton.language as tl\n", Kind.CANNOT),
         Reports("def train(x):\n    import deepspeed\n\n    return deepspeed.initialize(model=x)\n"),
         Reports("try:\n    import xformers.ops\nexcept ImportError:\n    xformers = None\n"),
+        Reports("from torch.utils.cpp_extension import load\n", Kind.HARMLESS),
         Reports(
             "from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    import cupy\n",
             Kind.HARMLESS,
@@ -77,8 +77,12 @@ class VendorPackage(Rule):
             return
         if package in pathlib.PurePath(module.file).parts and package not in FOLDERS:
             return  # the file is the package's own
+        if package == BUILDER:
+            said = f"{package} imports without CUDA as well; what it builds is told where it is built"
+            yield self.harmless(node, module, said)
+            return
         said = f"{package} {SAID.get(package, 'is made for CUDA')}"
-        caught = package != BUILDER and may_be_absent(node, module)
+        caught = may_be_absent(node, module)
         if caught is None:
             yield self.harmless(node, module, f"{said}, and imported for type checkers only")
         elif caught or package in ELSEWHERE:
