@@ -114,7 +114,7 @@ def test_a_notebook_is_one_program(tmp_path: Path) -> None:
     content = notebook("import torch", "y = 1\nx = f().cuda()")
     seen = rewritten(tmp_path, content, "a.ipynb")
     assert sources(seen.after) == [
-        "import devicekit\nimport torch\n\ndm = devicekit.DeviceManager.current()\n",
+        "import devicekit\nimport torch\n\ndm = devicekit.DeviceManager.current()",
         "y = 1\nx = f().to(dm.device)",
     ]
     finding = seen.findings[0]

@@ -61,7 +61,11 @@ def _covers(writer: Finding, finding: Finding) -> bool:
 
 def _is_covered(finding: Finding, others: Iterable[Finding]) -> bool:
     start, end = finding.place
-    return any(other.place[0] <= start and end <= other.place[1] for other in others if not other.residual)
+    return any(
+        other.place[0] <= start and end <= other.place[1]
+        for other in others
+        if not other.residual or other.place != finding.place
+    )
 
 
 def _keep_guards(findings: list[Finding]) -> list[Finding]:

@@ -74,6 +74,7 @@ class Notebook:
             cell = self._cells[number - 1]
             moved = [Edit(e.start - cell.start, e.end - cell.start, e.text) for e in inside]
             text = apply(cell.source + "\n", moved).removesuffix("\n")
+            text = text if cell.source.endswith("\n") else text.rstrip("\n")
             whole = isinstance(data["cells"][cell.at]["source"], str)
             data["cells"][cell.at]["source"] = text if whole else text.splitlines(keepends=True)
         return _dumped(data, self._content, json.loads(self._content))

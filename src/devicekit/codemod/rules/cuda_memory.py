@@ -1,6 +1,7 @@
 """``torch.cuda.empty_cache`` and what counts CUDA's memory.
 
-Without CUDA some of them give 0 and some raise (``mem_get_info``, ``memory_summary``).
+Without CUDA some of them give 0 and some raise (``mem_get_info``, ``memory_summary``). The facade's figures are this
+process's on a CPU, so a log that showed 0 there shows what is used.
 https://docs.pytorch.org/docs/stable/notes/cuda.html#memory-management
 """
 

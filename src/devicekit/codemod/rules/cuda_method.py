@@ -11,10 +11,12 @@ from collections.abc import Iterator
 
 from devicekit.codemod.assigned import values
 from devicekit.codemod.devices import Device, device
-from devicekit.codemod.finding import Finding
+from devicekit.codemod.finding import Edit, Finding
 from devicekit.codemod.module import Module
 from devicekit.codemod.rule import Leaves, Reports, Rule, rewrites
 
+CASTS = ("float", "half", "bfloat16")
+FROM_NUMPY = ("torch.from_numpy", "torch.as_tensor", "torch.tensor")
 MOVES = "moves to a CUDA device"
 ELSEWHERE = ("cupy", "numba", "pycuda", "jax", "taichi", "warp", "tvm", "dpctl")
 """Packages with a ``cuda`` of their own."""
@@ -51,6 +53,11 @@ class CudaMethod(Rule):
             "class P:\n    def cuda(self):\n        return 3\n\n\np = P()\nx = torch.ones(p.cuda()).to(dm.device)",
             gives="x.sum()",
         ),
+        rewrites(
+            "x = torch.tensor([1.0]).cuda().half()",
+            "x = torch.tensor([1.0]).half().to(dm.device)",
+            gives="x",
+        ),
         Leaves("import cupy\n\ncupy.cuda()\n", because="cupy is a package"),
         Leaves("from numba import cuda\n\ncuda.jit()\n", because="this is another cuda"),
         Leaves("x = {}\nx.cuda\n", because="nothing is called"),
@@ -75,7 +82,12 @@ class CudaMethod(Rule):
             yield self.review(node, module, f"`.cuda()` {MOVES}; {doubt}", f".to({module.device})", stays=True)
             return
         renamed = module.rename(node.func, "to")
-        if index is None:
+        cast = _cast_after(node, module) if index is None and not given else None
+        if cast is not None:  # first, for NumPy's numbers are float64 as a rule, which not every device takes
+            start, end = module.attribute(node.func)[0], module.span(cast)[1]
+            text = f"{module.text[module.span(node)[1] + 1 : end]}.to({module.device})"
+            yield self.rewrite(node, module, f"`.cuda()` {MOVES}", Edit(start, end, text))
+        elif index is None:
             added = module.prepend_argument(node, module.device)
             yield self.rewrite(node, module, f"`.cuda()` {MOVES}", renamed, added)
         else:
@@ -136,3 +148,14 @@ def _classes(module: Module) -> list[ast.ClassDef]:
         ]
     assert isinstance(known, list)
     return known
+
+
+def _cast_after(node: ast.Call, module: Module) -> ast.Call | None:
+    """The call of ``.float()`` right after ``torch.from_numpy(x).cuda()``."""
+    name, call = module.parent(node), module.parent(module.parent(node) or node)
+    is_cast = isinstance(name, ast.Attribute) and name.attr in CASTS and isinstance(call, ast.Call)
+    from_numpy = module.calls(node.func.value, *FROM_NUMPY)  # type: ignore[attr-defined]
+    if not (is_cast and from_numpy and isinstance(call, ast.Call) and call.func is name):
+        return None
+    together = module.text[module.span(node)[1] : module.span(call)[1]]
+    return call if not call.args and not call.keywords and together.startswith(".") else None

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 
+from devicekit.codemod.assigned import values
 from devicekit.codemod.finding import Edit, Finding
 from devicekit.codemod.module import Module
 from devicekit.codemod.positions import Takes, edits, last_name, may_be_missing, says_device, takes
@@ -60,6 +61,7 @@ class DeviceAssignment(Rule):
             gives="first.count(':')",
         ),
         Leaves('device = "cpu"\n', because="it names no CUDA"),
+        Reports('from unittest import mock\n\nx = mock.MagicMock()\nx.device = "cuda:0"\n'),
         Leaves(
             'folder = "cuda"\nopen(folder)\n', because="it is no device; the rule for what is left over tells of it"
         ),
@@ -86,6 +88,8 @@ class DeviceAssignment(Rule):
             elif any(":" in module.text[e.start : e.end] for e in inner) and _is_taken_apart(target, module):
                 message = f"{MESSAGE}, and its text is taken apart"
                 yield self.review(node, module, message, f"{inner[0].text}; torch.device(...).index is its number")
+            elif _is_mocked(target, module):
+                yield self.review(node, module, f"{MESSAGE} in the place of a real one", "leave what a test pretends")
             elif _gets_number(target, module):
                 kind = f"{module.device}.type"
                 found += [replace(edit, text=kind) if edit.text == f"str({module.device})" else edit for edit in inner]
@@ -120,6 +124,12 @@ def _feeds_device(target: ast.expr, module: Module) -> bool:
         if isinstance(use.ctx, ast.Load) and (around is None or module.function(use) is around)
     ]
     return bool(reads) and all(takes(use, module) is Takes.DEVICE for use in reads)
+
+
+def _is_mocked(target: ast.expr, module: Module) -> bool:
+    """An attribute of what a test has made up."""
+    made = values(target.value, module) if isinstance(target, ast.Attribute) else []
+    return any(isinstance(m, ast.Call) and last_name(m.func).endswith("Mock") for m in made)
 
 
 def _gets_number(target: ast.expr, module: Module) -> bool:

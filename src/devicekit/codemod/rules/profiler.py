@@ -39,7 +39,7 @@ class Profiler(Rule):
             name = module.name(node) or ""
             if name.startswith("torch.") and name.endswith("ProfilerActivity.CUDA"):
                 how = "activities=torch.profiler.supported_activities()"
-                yield self.review(node, module, "the profiler is asked for CUDA's activity only", how)
+                yield self.review(node, module, "the profiler is asked for CUDA's activity by name", how)
         elif isinstance(node, ast.Call) and module.name(node.func) in PROFILERS:
             value = next((k.value for k in node.keywords if k.arg == "use_cuda"), None)
             if value is not None and not (isinstance(value, ast.Constant) and not value.value):

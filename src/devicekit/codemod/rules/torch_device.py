@@ -80,7 +80,8 @@ class TorchDevice(Rule):
         if _is_compared(node, module):
             if device(node, module) is not None:
                 message = "a device is compared with CUDA's, and no other accelerator is equal to it"
-                yield self.review(node, module, message, 'ask for its type: .type != "cpu"', residual=True)
+                how = "==" if _is_unequal(node, module) else "!="
+                yield self.review(node, module, message, f'ask for its type: .type {how} "cpu"', residual=True)
             return
         kind = (
             node.args[0] if node.args else next((k.value for k in node.keywords if k.arg in ("type", "device")), None)
@@ -133,6 +134,11 @@ def _turned(node: ast.Call, kind: ast.expr, module: Module) -> list[Edit]:
         p: f"{called}({module.code(p)})" if found is None else found.as_device(module) for p, found in meant.items()
     }
     return [Edit(start, first, ""), *(module.replace(p, text) for p, text in said.items()), Edit(last, end, "")]
+
+
+def _is_unequal(node: ast.AST, module: Module) -> bool:
+    above = next(a for a in module.parents(node) if isinstance(a, ast.Compare))
+    return isinstance(above.ops[0], (ast.NotEq, ast.IsNot))
 
 
 def _is_compared(node: ast.AST, module: Module) -> bool:
