@@ -99,10 +99,12 @@ def compiles(one: Seen) -> bool:
     return True
 
 
-def lines_changed(one: Seen) -> int:
-    """Added lines of the difference."""
+def lines_changed(one: Seen, *, bare: bool = False) -> int:
+    """Added lines of the difference; with ``bare`` without blank ones, the import, and the manager."""
     before, after = (text.decode("utf-8", "replace").splitlines() for text in (one.before, one.after))
-    return sum(line.startswith("+") for line in list(difflib.unified_diff(before, after, n=0))[2:])
+    added = [line for line in list(difflib.unified_diff(before, after, n=0))[2:] if line.startswith("+")]
+    needs = ("import devicekit", "devicekit.DeviceManager.current()")
+    return sum(not bare or (bool(line[1:].strip()) and not any(n in line for n in needs)) for line in added)
 
 
 def against(census: dict[str, Any], root: Path, seen: dict[str, Seen], show: bool) -> list[list[str]]:
@@ -177,7 +179,8 @@ def main() -> None:
     unreadable = sum(bool(one.problem) for one in seen.values())
     broken = [one.file for one in changed if not compiles(one)]
     print(f"{len(seen)} files, {len(changed)} rewritten, {unreadable} unreadable; {dict(kinds)}")
-    each = f"{lines / max(places, 1):.2f} each, imports and managers included"
+    bare = sum(lines_changed(one, bare=True) for one in changed)
+    each = f"{lines / max(places, 1):.2f} each, {bare / max(places, 1):.2f} without imports and managers"
     print(f"{places} places rewritten by {lines} new lines: {each}")
     print(f"that do not compile any more: {broken}; that change a second time: {again}")
     if options.census:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from devicekit.codemod.notebook import Notebook
 from devicekit.codemod.scanning import Choice, Seen, look
 from devicekit.codemod.source import PythonFile, UnreadableError
 
@@ -182,9 +181,17 @@ def test_a_source_that_is_one_text_stays_one(tmp_path: Path) -> None:
     assert json.loads(seen.after)["cells"][1]["source"].endswith("x = f().to(dm.device)")
 
 
-def test_an_odd_layout_becomes_that_of_jupyter() -> None:
-    """Where json cannot write the file as it was, nothing but the layout is lost."""
-    odd = notebook("import torch", indent=3).replace(b'"nbformat": 4', b'"nbformat":4')
-    again = Notebook(odd).edited([])
-    assert json.loads(again) == json.loads(odd)
-    assert again == (json.dumps(json.loads(odd), indent=1, ensure_ascii=False) + "\n").encode()
+def test_an_odd_layout_stays(tmp_path: Path) -> None:
+    """Only the source of the cell is written anew, in the layout that it had."""
+    odd = (
+        '{"cells" : [ {"source":"cuda {[", "cell_type":"raw"},\n'
+        '{"cell_type": "code", "outputs": [ ], "source": ["import torch\\n","x = f().cuda()"]}],\n'
+        '"metadata":{"a": {"source": [1.50, -2e3, null, "\\u00fc \\" ]"]}} }'
+    )
+    seen = rewritten(tmp_path, odd.encode(), "a.ipynb")
+    new = [
+        "import devicekit\\n", "import torch\\n", "\\n", "dm = devicekit.DeviceManager.current()\\n",
+        "\\n", "x = f().to(dm.device)",
+    ]  # fmt: skip
+    source = ", ".join(f'"{line}"' for line in new)
+    assert seen.after.decode() == odd.replace('["import torch\\n","x = f().cuda()"]', f"[{source}]")

@@ -22,6 +22,8 @@ __all__ = ["Notebook"]
 
 SEPARATOR = "#\n"
 MAGIC = re.compile(r"[ \t]*[%!?]|.*\?[ \t]*$|[ \t]*[\w.,\[\] ]+=[ \t]*[!%]")
+TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
+LINE = re.compile(r"[^\n]*\n|[^\n]+")
 PYTHON_MAGICS = ("time", "timeit", "capture", "prun", "debug")
 """Cell magics whose cell is Python all the same."""
 
@@ -65,19 +67,21 @@ class Notebook:
         return dataclasses.replace(finding, line=finding.line - first, cell=cell.number)
 
     def edited(self, edits: list[Edit]) -> bytes:
-        """The notebook with these edits in its cells, written as it was written before."""
+        """The notebook with these edits in its cells; all else stays byte for byte."""
         by_cell: dict[int, list[Edit]] = {}
         for edit in edits:
             by_cell.setdefault(self._cell(edit.start).number, []).append(edit)
-        data = json.loads(self._content)
+        written = self._content.decode()
+        places = _sources(written)
+        changes = []
         for number, inside in by_cell.items():
             cell = self._cells[number - 1]
             moved = [Edit(e.start - cell.start, e.end - cell.start, e.text) for e in inside]
             text = apply(cell.source + "\n", moved).removesuffix("\n")
             text = text if cell.source.endswith("\n") else text.rstrip("\n")
-            whole = isinstance(data["cells"][cell.at]["source"], str)
-            data["cells"][cell.at]["source"] = text if whole else text.splitlines(keepends=True)
-        return _dumped(data, self._content, json.loads(self._content))
+            start, end = places[cell.at]
+            changes.append(Edit(start, end, _as_written(text, written[start:end], written)))
+        return apply(written, changes).encode()
 
     def _cell(self, offset: int) -> _Cell:
         return self._cells[bisect.bisect_right(self._starts, offset) - 1]
@@ -115,16 +119,46 @@ def _as_python(source: str) -> str:
 
 
 def _commented(source: str, *, every: bool) -> str:
-    lines = re.findall(r"[^\n]*\n|[^\n]+", source)
+    lines = LINE.findall(source)
     return "".join("#" + line[1:] if line.strip() and (every or MAGIC.match(line)) else line for line in lines)
 
 
-def _dumped(data: Any, content: bytes, before: Any) -> bytes:
-    """In the layout that the file has, where json can write it; else in the one that Jupyter saves."""
-    text = content.decode()
-    tail = text[len(text.rstrip()) :]
-    for indent in (1, 2, 4, None):
-        for ascii_only in (False, True):
-            if json.dumps(before, indent=indent, ensure_ascii=ascii_only) + tail == text:
-                return (json.dumps(data, indent=indent, ensure_ascii=ascii_only) + tail).encode()
-    return (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode()
+def _sources(written: str) -> dict[int, tuple[int, int]]:
+    """Where in the JSON text the source of each cell stands, by the cell's place among all cells."""
+    found: dict[int, tuple[int, int]] = {}
+    tokens = TOKEN.finditer(written)
+
+    def read(path: tuple[str | int, ...], token: re.Match[str]) -> int:
+        """Read the value that begins with this token; where it ends."""
+        start, end, first = token.start(), token.end(), token[0]
+        if first in "{[":
+            token, count = next(tokens), 0
+            while token[0] not in "}]":
+                key: str | int = count
+                if first == "{":
+                    key, _ = json.loads(token[0]), next(tokens)
+                    token = next(tokens)
+                read((*path, key), token)
+                token, count = next(tokens), count + 1
+                if token[0] == ",":
+                    token = next(tokens)
+            end = token.end()
+        if len(path) == 3 and path[0] == "cells" and path[2] == "source":
+            found[int(path[1])] = (start, end)
+        return end
+
+    read((), next(tokens))
+    return found
+
+
+def _as_written(text: str, before: str, written: str) -> str:
+    """A source as JSON, in the layout that it had; letters are escaped where the file escapes them."""
+    escaped = written.isascii() and "\\u" in written
+    if before.startswith('"'):
+        return json.dumps(text, ensure_ascii=escaped)
+    lines = [json.dumps(line, ensure_ascii=escaped) for line in LINE.findall(text)]
+    gap, end = re.match(r"\[(\s*)", before), re.search(r"\s*\]$", before)
+    assert gap is not None
+    assert end is not None
+    between = "," + (gap[1] or " ")
+    return f"[{gap[1]}{between.join(lines)}{end[0]}"
