@@ -10,7 +10,6 @@ lines around them, to be judged by a person.
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import random
 import sys
@@ -21,6 +20,7 @@ from typing import Any
 
 from _table import Sheet, show
 
+from devicekit.codemod.difference import new_lines
 from devicekit.codemod.finding import Kind
 from devicekit.codemod.scanning import Choice, Seen, scan
 from devicekit.codemod.walking import files_under
@@ -101,10 +101,10 @@ def compiles(one: Seen) -> bool:
 
 def lines_changed(one: Seen, *, bare: bool = False) -> int:
     """Added lines of the difference; with ``bare`` without blank ones, the import, and the manager."""
-    before, after = (text.decode("utf-8", "replace").splitlines() for text in (one.before, one.after))
-    added = [line for line in list(difflib.unified_diff(before, after, n=0))[2:] if line.startswith("+")]
+    before, after = (text.decode("utf-8", "replace") for text in (one.before, one.after))
     needs = ("import devicekit", "devicekit.DeviceManager.current()")
-    return sum(not bare or (bool(line[1:].strip()) and not any(n in line for n in needs)) for line in added)
+    added = new_lines(before, after)
+    return sum(not bare or (bool(line.strip()) and not any(n in line for n in needs)) for line in added)
 
 
 def against(census: dict[str, Any], root: Path, seen: dict[str, Seen], show: bool) -> list[list[str]]:

@@ -7,7 +7,6 @@ at all; its encoding, line ends and formatting stay.
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import sys
 from collections import Counter
@@ -16,6 +15,7 @@ from typing import Any
 
 from devicekit.cli import output, where
 from devicekit.cli.code import FINDINGS, add_choice, looked_at, tell_problems
+from devicekit.codemod.difference import difference
 from devicekit.codemod.finding import Finding, Kind
 from devicekit.codemod.scanning import Choice, Seen
 from devicekit.drafts import Draft
@@ -71,16 +71,10 @@ def _written(changed: Sequence[Seen]) -> dict[str, str]:
 
 # -- telling -----------------------------------------------------------------------------------------
 def _difference(one: Seen) -> Iterator[str]:
-    """As `git diff` shows it, so that `git apply` and `patch -p1` take it."""
     before, after = (content.decode("utf-8", errors="replace") for content in (one.before, one.after))
     name = os.path.relpath(one.file).replace("\\", "/")
     name = name if not name.startswith("../") else one.file.replace("\\", "/").lstrip("/")
-    for line in difflib.unified_diff(_lines(before), _lines(after), f"a/{name}", f"b/{name}"):
-        yield line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
-
-
-def _lines(text: str) -> list[str]:
-    return [f"{line}\n" for line in text.split("\n")[:-1]] + ([text.rpartition("\n")[2]] if text[-1:] != "\n" else [])
+    return difference(before, after, name)
 
 
 def _print_difference(one: Seen) -> None:

@@ -18,6 +18,7 @@ from devicekit.codemod.rule import Leaves, Reports, Rewrites, Rule
 
 PARALLEL = ("torch.nn.parallel.DistributedDataParallel", "torch.nn.parallel.distributed.DistributedDataParallel")
 DATA_PARALLEL = ("torch.nn.DataParallel", "torch.nn.parallel.DataParallel")
+HOW = "torch.nn.parallel.DistributedDataParallel, a process for each device: docs/howto/several-processes.md"
 SAID = "a model on the CPU has no device number, and is refused with `{}`"
 
 
@@ -62,7 +63,7 @@ class Ddp(Rule):
             "        model = torch.nn.parallel.DistributedDataParallel(model, device_ids=[rank])\n    return model\n",
             Kind.HARMLESS,
         ),
-        Reports("import torch\n\n\ndef f(m):\n    return torch.nn.DataParallel(m, device_ids=[0])\n", Kind.HARMLESS),
+        Reports("import torch\n\n\ndef f(m):\n    return torch.nn.DataParallel(m, device_ids=[0])\n"),
     )
 
     def check(self, node: ast.AST, module: Module) -> Iterator[Finding]:
@@ -73,8 +74,8 @@ class Ddp(Rule):
         given.update(zip(("module", "device_ids", "output_device"), node.args, strict=False))
         ids = given.get("device_ids")
         values = [value for value in (ids, given.get("output_device")) if value is not None and not _is_settled(value)]
-        if name in DATA_PARALLEL and ids is not None:
-            yield self.harmless(node, module, "without CUDA torch ignores the numbers that DataParallel is given")
+        if name in DATA_PARALLEL:
+            yield self.review(node, module, "DataParallel works on several CUDA devices only", HOW)
         elif name in PARALLEL and values:
             said = SAID.format("device_ids" if ids in values else "output_device")
             if needs_device(node, module):

@@ -24,6 +24,7 @@ from devicekit.codemod.usage import is_told
 ASKS = "`torch.cuda.is_available()` asks for CUDA and finds no other accelerator"
 TESTS = (ast.If, ast.IfExp, ast.While, ast.Assign, ast.AnnAssign, ast.Return, ast.NamedExpr, ast.arguments, ast.Assert)
 SWITCHES = re.compile(r"(?:enabled|default|pin_memory|disable|use_\w+|is_\w+)$")
+VENDORS_NAME = re.compile(r"(?i:(?<![a-z])(?:trt|tensorrt|vllm|triton|xformers|flash_attn)(?![a-z]))")
 VENDORS_WORD = re.compile(r"(?:CUDA|Tensorrt|NvTensorRTRTX)ExecutionProvider|cupy|tensorrt")
 
 
@@ -64,6 +65,9 @@ class IsAvailable(Rule):
             "import torch\n\nif torch.cuda.is_available():\n    bits = 16\n"
             "elif torch.backends.mps.is_available():\n    bits = 32\n    name = 'mps'\nelse:\n    bits = 64\n"
         ),
+        Reports(
+            "import torch\n\nload_trt = True\nif not torch.cuda.is_available() and load_trt:\n    load_trt = False\n"
+        ),
         Reports("import torch\n\nif not torch.cuda.is_available():\n    raise SystemExit('no GPU')\n"),
         Reports("import torch\n\n\ndef train():\n    assert torch.cuda.is_available(), 'no GPU'\n"),
         Reports("import torch\n\n\ndef read(Reader):\n    return Reader(gpu=torch.cuda.is_available())\n"),
@@ -99,7 +103,7 @@ class IsAvailable(Rule):
             message = f"{ASKS}, and the others have branches of their own here"
             return self.review(node, module, message, "dm.is_accelerator, after the branches for the others")
         parts = guarded(node, module)
-        if any(map(_names_vendor, parts)):
+        if any(map(_names_vendor, parts)) or _decides_with_vendor(above, module):
             message = f"{ASKS}, and what it decides about is named after CUDA"
             return self.review(node, module, message, 'dm.device.type == "cuda", or what it is on other devices')
         if isinstance(above, TESTS) or is_told(outer, module) or _is_switch(above):
@@ -135,6 +139,11 @@ def _whole(node: ast.AST, module: Module) -> ast.AST:
 
 def _with_truth(node: ast.Compare) -> bool:
     return all(isinstance(c, ast.Constant) and isinstance(c.value, bool) for c in node.comparators)
+
+
+def _decides_with_vendor(above: ast.AST | None, module: Module) -> bool:
+    """``if not torch.cuda.is_available() and load_trt:`` is about what CUDA alone can do."""
+    return isinstance(above, (ast.If, ast.While)) and bool(VENDORS_NAME.search(module.code(above.test)))
 
 
 def _names_vendor(part: ast.AST) -> bool:

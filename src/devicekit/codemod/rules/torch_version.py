@@ -50,7 +50,8 @@ def _is_shown(node: ast.AST, module: Module) -> bool:
     """It is printed or logged, by itself or in a text."""
     above = module.parent(node)
     is_text = isinstance(above, ast.Call) and isinstance(above.func, ast.Name) and above.func.id in TEXTS
-    if isinstance(above, (ast.FormattedValue, ast.JoinedStr)) or is_text:
+    is_sum = isinstance(above, ast.BinOp) and isinstance(above.op, ast.Add)
+    if isinstance(above, (ast.FormattedValue, ast.JoinedStr)) or is_text or is_sum:
         return above is not None and _is_shown(above, module)
     return is_told(node, module)
 

@@ -131,6 +131,8 @@ class TypedTensor(Rule):
                 return replace(self.rewrite(above, module, message, *edits), suggestion=shown)
         suggestion = f"dtype=torch.{dtype}, device=dm.device where tensors are made; .to(dm.device, torch.{dtype})"
         is_type_test = isinstance(choice, ast.Call) and last_name(choice.func) in ("isinstance", "issubclass")
+        if is_type_test:
+            suggestion = f"x.dtype == torch.{dtype}, which says the same on every device"
         stays = not is_type_test and not _is_unused(above, module)
         return self.review(node, module, message, suggestion, stays=stays)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import pathlib
+import re
 from collections.abc import Iterator
 
 from devicekit.codemod.finding import Finding, Kind
@@ -46,6 +47,8 @@ SAID = {
     "deepspeed": "needs a build for the device",
     "pytorch3d": "computes on CUDA, or on the CPU",
 }
+_ASKS_FOR_PACKAGE = re.compile(r"find_spec|(?i:is_|has_)?\w*(?i:avail|installed|has_)\w*")
+"""``if is_flash_attn_available():``, ``if HAS_TRITON:``, ``if find_spec("xformers"):``."""
 ABSENT = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}
 
 
@@ -58,8 +61,13 @@ class VendorPackage(Rule):
     examples = (
         Reports("import flash_attn\n", Kind.CANNOT),
         Reports("from numba import cuda\n", Kind.CANNOT),
+        Reports(
+            "try:\n    import cupy\nexcept ImportError as exc:\n    raise RuntimeError('no cupy') from exc\n",
+            Kind.CANNOT,
+        ),
         Reports("import os, triton.language as tl\n", Kind.CANNOT),
         Reports("def train(x):\n    import deepspeed\n\n    return deepspeed.initialize(model=x)\n"),
+        Reports("import os\n\nif os.has_flash():\n    import flash_attn\n"),
         Reports("try:\n    import xformers.ops\nexcept ImportError:\n    xformers = None\n"),
         Reports("from torch.utils.cpp_extension import load\n", Kind.HARMLESS),
         Reports(
@@ -87,7 +95,7 @@ class VendorPackage(Rule):
             yield self.harmless(node, module, f"{said}, and imported for type checkers only")
         elif caught or package in ELSEWHERE:
             how = f"see that it goes on without: {PACKAGES[package]}" if caught else PACKAGES[package]
-            yield self.review(node, module, f"{said}; its absence is caught" if caught else said, how)
+            yield self.review(node, module, f"{said}; its absence is provided for" if caught else said, how)
         else:
             yield self.cannot(node, module, said, PACKAGES[package])
 
@@ -106,13 +114,19 @@ def may_be_absent(node: ast.AST, module: Module) -> bool | None:
     for above in module.parents(node):
         if isinstance(above, ast.Try) and child in above.body and any(_catches(h) for h in above.handlers):
             return True
-        if isinstance(above, ast.If) and child in above.body and "TYPE_CHECKING" in ast.unparse(above.test):
-            return None
+        if isinstance(above, ast.If) and child in above.body:
+            test = ast.unparse(above.test)
+            if "TYPE_CHECKING" in test:
+                return None
+            if _ASKS_FOR_PACKAGE.search(test):
+                return True
         child = above
     return False
 
 
 def _catches(handler: ast.ExceptHandler) -> bool:
+    if isinstance(handler.body[-1], ast.Raise):
+        return False  # it says so in other words
     if handler.type is None:
         return True
     return any(isinstance(n, ast.Name) and n.id in ABSENT for n in ast.walk(handler.type))
