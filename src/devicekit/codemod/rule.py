@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from devicekit.codemod.facts.scripted import is_scripted
 from devicekit.codemod.finding import Edit, Finding, Kind
 from devicekit.codemod.module import Module
-from devicekit.codemod.scripted import is_scripted
 
 __all__ = ["Example", "Leaves", "Reports", "Rewrites", "Rule", "rewrites"]
 

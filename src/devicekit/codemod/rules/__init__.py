@@ -77,9 +77,7 @@ NAMES = (
 @functools.cache
 def all_rules() -> tuple[Rule, ...]:
     """One of each."""
-    import importlib.util
-
-    return tuple(_load(name) for name in NAMES if importlib.util.find_spec(f"{__name__}.{name.replace('-', '_')}"))
+    return tuple(_load(name) for name in NAMES)
 
 
 def _load(name: str) -> Rule:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from devicekit.codemod.calls import bind, by_name, is_called, is_handed_on, only_on_accelerator, put_first
-from devicekit.codemod.devices import device, text_of_cuda
+from devicekit.codemod.facts.calls import bind, by_name, is_called, is_handed_on, only_on_accelerator, put_first
+from devicekit.codemod.facts.devices import device, text_of_cuda
+from devicekit.codemod.facts.mixed_precision import AUTOCAST, CUDA_AUTOCAST, switches_on_elsewhere
 from devicekit.codemod.finding import Edit, Finding
-from devicekit.codemod.mixed_precision import AUTOCAST, CUDA_AUTOCAST, switches_on_elsewhere
 from devicekit.codemod.module import Module
 from devicekit.codemod.rule import Leaves, Reports, Rewrites, Rule, rewrites
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from devicekit.codemod.devices import text_of_cuda
+from devicekit.codemod.facts.devices import text_of_cuda
+from devicekit.codemod.facts.positions import edits, may_be_missing, parameter_of, says_device
 from devicekit.codemod.finding import Finding
 from devicekit.codemod.module import Module
-from devicekit.codemod.positions import edits, may_be_missing, parameter_of, says_device
 from devicekit.codemod.rule import Leaves, Reports, Rewrites, Rule, rewrites
 
 METHODS = ("add_argument", "add_option")

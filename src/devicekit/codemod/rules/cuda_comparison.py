@@ -10,12 +10,12 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from devicekit.codemod.assigned import values
-from devicekit.codemod.devices import text_of_cuda
+from devicekit.codemod.facts.assigned import values
+from devicekit.codemod.facts.devices import text_of_cuda
+from devicekit.codemod.facts.guards import guarded
+from devicekit.codemod.facts.positions import leaves
 from devicekit.codemod.finding import Finding
-from devicekit.codemod.guards import guarded
 from devicekit.codemod.module import Module
-from devicekit.codemod.positions import leaves
 from devicekit.codemod.rule import Leaves, Reports, Rule, rewrites
 
 DEVICE = re.compile(r"dev|location|accelerator|\.type\b|str\(", re.I)

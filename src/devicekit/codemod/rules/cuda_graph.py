@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from devicekit.codemod.cuda_calls import function
+from devicekit.codemod.facts.cuda_calls import function
 from devicekit.codemod.finding import Finding, Kind
 from devicekit.codemod.module import Module
 from devicekit.codemod.rule import Leaves, Reports, Rule

@@ -10,14 +10,14 @@ import ast
 from collections.abc import Iterator
 from typing import TypeGuard
 
-from devicekit.codemod.assigned import values
-from devicekit.codemod.calls import bind, is_called
-from devicekit.codemod.cuda_calls import function
+from devicekit.codemod.facts.assigned import values
+from devicekit.codemod.facts.calls import bind, is_called
+from devicekit.codemod.facts.cuda_calls import function
+from devicekit.codemod.facts.positions import Takes, takes
+from devicekit.codemod.facts.usage import called_instead
 from devicekit.codemod.finding import Edit, Finding
 from devicekit.codemod.module import Module
-from devicekit.codemod.positions import Takes, takes
 from devicekit.codemod.rule import Leaves, Reports, Rule, rewrites
-from devicekit.codemod.usage import called_instead
 
 DIVIDES = (ast.Mod, ast.FloorDiv, ast.Div)
 NUMBER = "dm.current_index, which is 0 where devices have no numbers; or dm.device where a device is wanted"

@@ -9,8 +9,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from devicekit.codemod.assigned import values
-from devicekit.codemod.devices import Device, device
+from devicekit.codemod.facts.assigned import values
+from devicekit.codemod.facts.devices import Device, device
 from devicekit.codemod.finding import Edit, Finding
 from devicekit.codemod.module import Module
 from devicekit.codemod.rule import Leaves, Reports, Rule, rewrites

@@ -9,13 +9,13 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from devicekit.codemod.calls import bind
-from devicekit.codemod.cuda_calls import Asked, asked, function
-from devicekit.codemod.devices import is_available
+from devicekit.codemod.facts.calls import bind
+from devicekit.codemod.facts.cuda_calls import Asked, asked, function
+from devicekit.codemod.facts.devices import is_available
+from devicekit.codemod.facts.usage import in_parentheses, is_told, quoted
 from devicekit.codemod.finding import Finding
 from devicekit.codemod.module import Module
 from devicekit.codemod.rule import Leaves, Reports, Rule, rewrites
-from devicekit.codemod.usage import in_parentheses, is_told, quoted
 
 LEFT = {
     "get_device_properties": 'dm.name, dm.memory_stats().total; the rest under `if dm.device.type == "cuda":`',

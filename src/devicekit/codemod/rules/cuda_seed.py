@@ -9,12 +9,12 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from devicekit.codemod.calls import bind, is_called
-from devicekit.codemod.cuda_calls import function
+from devicekit.codemod.facts.calls import bind, is_called
+from devicekit.codemod.facts.cuda_calls import function
+from devicekit.codemod.facts.usage import called_instead, line_of
 from devicekit.codemod.finding import Edit, Finding
 from devicekit.codemod.module import Module
 from devicekit.codemod.rule import Leaves, Reports, Rule, rewrites
-from devicekit.codemod.usage import called_instead, line_of
 
 SEEDS = ("manual_seed", "manual_seed_all")
 OTHERS = {

@@ -9,8 +9,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from devicekit.codemod.calls import argument_span, bind, is_called
-from devicekit.codemod.cuda_calls import Asked, asked, function
+from devicekit.codemod.facts.calls import argument_span, bind, is_called
+from devicekit.codemod.facts.cuda_calls import Asked, asked, function
 from devicekit.codemod.finding import Edit, Finding
 from devicekit.codemod.module import Module
 from devicekit.codemod.rule import Leaves, Reports, Rule, rewrites

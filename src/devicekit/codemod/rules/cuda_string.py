@@ -8,11 +8,11 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from devicekit.codemod.devices import VENDORS, text_of_cuda
+from devicekit.codemod.facts.devices import VENDORS, text_of_cuda
+from devicekit.codemod.facts.positions import Takes, consumer, edits, last_name, says_device, takes
 from devicekit.codemod.finding import Finding
 from devicekit.codemod.module import Module
 from devicekit.codemod.names import FUNCTIONS
-from devicekit.codemod.positions import Takes, consumer, edits, last_name, says_device, takes
 from devicekit.codemod.rule import Leaves, Reports, Rule, rewrites
 
 SHOWS = ("print", "info", "debug", "warning", "warn", "error", "log", "write", "echo", "exception", "skip", "skipif")

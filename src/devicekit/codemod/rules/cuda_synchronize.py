@@ -8,12 +8,12 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from devicekit.codemod.calls import bind, is_called
-from devicekit.codemod.cuda_calls import Asked, asked, function
+from devicekit.codemod.facts.calls import bind, is_called
+from devicekit.codemod.facts.cuda_calls import Asked, asked, function
+from devicekit.codemod.facts.usage import stands_alone, under_index
 from devicekit.codemod.finding import Finding
 from devicekit.codemod.module import Module
 from devicekit.codemod.rule import Leaves, Reports, Rule, rewrites
-from devicekit.codemod.usage import stands_alone, under_index
 
 MESSAGE = "`torch.cuda.synchronize` waits for CUDA only, and raises without it"
 

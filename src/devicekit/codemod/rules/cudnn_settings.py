@@ -10,11 +10,11 @@ import ast
 import re
 from collections.abc import Iterator
 
+from devicekit.codemod.facts.positions import last_name
+from devicekit.codemod.facts.usage import LOGGING
 from devicekit.codemod.finding import Finding, Kind
 from devicekit.codemod.module import Module
-from devicekit.codemod.positions import last_name
 from devicekit.codemod.rule import Leaves, Reports, Rule
-from devicekit.codemod.usage import LOGGING
 
 SETTINGS = re.compile(r"torch\.backends\.(cudnn|cuda)\.(.+)")
 QUESTIONS = re.compile(r"version|is_\w+|can_use_\w+|\w+_enabled")

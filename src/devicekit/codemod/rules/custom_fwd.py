@@ -9,10 +9,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from devicekit.codemod.calls import bind, is_handed_on
-from devicekit.codemod.devices import text_of_cuda
+from devicekit.codemod.facts.calls import bind, is_handed_on
+from devicekit.codemod.facts.devices import text_of_cuda
+from devicekit.codemod.facts.mixed_precision import switches_on_elsewhere
 from devicekit.codemod.finding import Edit, Finding
-from devicekit.codemod.mixed_precision import switches_on_elsewhere
 from devicekit.codemod.module import Module
 from devicekit.codemod.rule import Leaves, Reports, Rewrites, Rule
 

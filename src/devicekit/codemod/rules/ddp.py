@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from devicekit.codemod.calls import needs_device
+from devicekit.codemod.facts.calls import needs_device
 from devicekit.codemod.finding import Edit, Finding, Kind
 from devicekit.codemod.module import Module
 from devicekit.codemod.rule import Leaves, Reports, Rewrites, Rule

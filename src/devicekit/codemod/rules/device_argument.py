@@ -9,11 +9,11 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from devicekit.codemod.devices import device
+from devicekit.codemod.facts.devices import device
+from devicekit.codemod.facts.positions import edits, says_device, takes_device
+from devicekit.codemod.facts.ranks import is_number, looks_like_number
 from devicekit.codemod.finding import Edit, Finding
 from devicekit.codemod.module import Module
-from devicekit.codemod.positions import edits, says_device, takes_device
-from devicekit.codemod.ranks import is_number, looks_like_number
 from devicekit.codemod.rule import Leaves, Reports, Rule, rewrites
 
 OTHERS = (

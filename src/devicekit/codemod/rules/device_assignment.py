@@ -10,10 +10,10 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 
-from devicekit.codemod.assigned import values
+from devicekit.codemod.facts.assigned import values
+from devicekit.codemod.facts.positions import Takes, edits, last_name, may_be_missing, says_device, takes
 from devicekit.codemod.finding import Edit, Finding
 from devicekit.codemod.module import Module
-from devicekit.codemod.positions import Takes, edits, last_name, may_be_missing, says_device, takes
 from devicekit.codemod.rule import Leaves, Reports, Rule, rewrites
 
 MESSAGE = "a setting is a CUDA device"

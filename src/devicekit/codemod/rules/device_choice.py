@@ -10,12 +10,12 @@ import ast
 import dataclasses
 from collections.abc import Iterator
 
-from devicekit.codemod.device_types import type_of
-from devicekit.codemod.devices import Choice, choice
+from devicekit.codemod.facts.device_types import type_of
+from devicekit.codemod.facts.devices import Choice, choice
+from devicekit.codemod.facts.ladders import Ladder, ladder
+from devicekit.codemod.facts.positions import Takes, consumer, is_formatted, takes
 from devicekit.codemod.finding import Edit, Finding
-from devicekit.codemod.ladders import Ladder, ladder
 from devicekit.codemod.module import Module
-from devicekit.codemod.positions import Takes, consumer, is_formatted, takes
 from devicekit.codemod.rule import Leaves, Rule, rewrites
 
 MESSAGE = "a choice that knows some devices only"

@@ -9,10 +9,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
+from devicekit.codemod.facts.positions import defaults_of, edits, may_be_missing, says_device
 from devicekit.codemod.finding import Finding
 from devicekit.codemod.module import Module
 from devicekit.codemod.names import FUNCTIONS
-from devicekit.codemod.positions import defaults_of, edits, may_be_missing, says_device
 from devicekit.codemod.rule import Leaves, Reports, Rule, rewrites
 
 MESSAGE = "a parameter's default is a CUDA device"

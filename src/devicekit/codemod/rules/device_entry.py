@@ -8,9 +8,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
+from devicekit.codemod.facts.positions import edits, last_name, may_be_missing, says_device
 from devicekit.codemod.finding import Finding
 from devicekit.codemod.module import Module
-from devicekit.codemod.positions import edits, last_name, may_be_missing, says_device
 from devicekit.codemod.rule import Leaves, Reports, Rule, rewrites
 
 MESSAGE = "an entry of a dictionary is a CUDA device"

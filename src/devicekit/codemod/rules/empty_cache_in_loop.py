@@ -10,9 +10,9 @@ import ast
 import re
 from collections.abc import Iterator
 
+from devicekit.codemod.facts.positions import last_name
 from devicekit.codemod.finding import Finding
 from devicekit.codemod.module import LOOPS, Module
-from devicekit.codemod.positions import last_name
 from devicekit.codemod.rule import Leaves, Reports, Rule
 
 NAMES = ("torch.cuda.empty_cache", "torch.xpu.empty_cache", "torch.mps.empty_cache", "torch.accelerator.empty_cache")

@@ -10,8 +10,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from devicekit.codemod.calls import bind, is_handed_on, only_on_accelerator, put_first
-from devicekit.codemod.devices import device, text_of_cuda
+from devicekit.codemod.facts.calls import bind, is_handed_on, only_on_accelerator, put_first
+from devicekit.codemod.facts.devices import device, text_of_cuda
 from devicekit.codemod.finding import Finding
 from devicekit.codemod.module import Module
 from devicekit.codemod.rule import Leaves, Reports, Rewrites, Rule, rewrites

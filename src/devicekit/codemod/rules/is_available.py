@@ -11,15 +11,15 @@ import ast
 import re
 from collections.abc import Iterator
 
-from devicekit.codemod.branches import has_other_branches
-from devicekit.codemod.cuda_calls import function
-from devicekit.codemod.devices import is_available
+from devicekit.codemod.facts.branches import has_other_branches
+from devicekit.codemod.facts.cuda_calls import function
+from devicekit.codemod.facts.devices import is_available
+from devicekit.codemod.facts.guards import guarded
+from devicekit.codemod.facts.positions import last_name
+from devicekit.codemod.facts.usage import is_told
 from devicekit.codemod.finding import Finding
-from devicekit.codemod.guards import guarded
 from devicekit.codemod.module import Module
-from devicekit.codemod.positions import last_name
 from devicekit.codemod.rule import Leaves, Reports, Rule, rewrites
-from devicekit.codemod.usage import is_told
 
 ASKS = "`torch.cuda.is_available()` asks for CUDA and finds no other accelerator"
 TESTS = (ast.If, ast.IfExp, ast.While, ast.Assign, ast.AnnAssign, ast.Return, ast.NamedExpr, ast.arguments, ast.Assert)

@@ -10,11 +10,11 @@ import ast
 import re
 from collections.abc import Iterator
 
-from devicekit.codemod.calls import needs_device
-from devicekit.codemod.devices import AVAILABLE
+from devicekit.codemod.facts.calls import needs_device
+from devicekit.codemod.facts.devices import AVAILABLE
+from devicekit.codemod.facts.positions import last_name, parameter_of
 from devicekit.codemod.finding import Edit, Finding
 from devicekit.codemod.module import Module
-from devicekit.codemod.positions import last_name, parameter_of
 from devicekit.codemod.rule import Leaves, Reports, Rule, rewrites
 
 SAID = '"nccl" moves CUDA\'s tensors only'

@@ -9,10 +9,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from devicekit.codemod.devices import Device, device
+from devicekit.codemod.facts.devices import Device, device
+from devicekit.codemod.facts.positions import edits
 from devicekit.codemod.finding import Finding
 from devicekit.codemod.module import Module
-from devicekit.codemod.positions import edits
 from devicekit.codemod.rule import Leaves, Rewrites, Rule
 
 LOADS = "safetensors.torch.load_file"

@@ -8,10 +8,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from devicekit.codemod.devices import device
+from devicekit.codemod.facts.devices import device
+from devicekit.codemod.facts.positions import edits
 from devicekit.codemod.finding import Finding
 from devicekit.codemod.module import Module
-from devicekit.codemod.positions import edits
 from devicekit.codemod.rule import Leaves, Rule, rewrites
 
 MESSAGE = "`set_default_device` of CUDA"

@@ -9,10 +9,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
+from devicekit.codemod.facts.positions import edits
+from devicekit.codemod.facts.ranks import is_number, looks_like_number
 from devicekit.codemod.finding import Finding
 from devicekit.codemod.module import Module
-from devicekit.codemod.positions import edits
-from devicekit.codemod.ranks import is_number, looks_like_number
 from devicekit.codemod.rule import Leaves, Reports, Rule, rewrites
 
 MOVES = "moves to a CUDA device"

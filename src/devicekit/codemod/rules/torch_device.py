@@ -9,13 +9,13 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from devicekit.codemod.devices import device, text_of_cuda
+from devicekit.codemod.facts.devices import device, text_of_cuda
+from devicekit.codemod.facts.positions import edits
+from devicekit.codemod.facts.ranks import is_number, looks_like_number
+from devicekit.codemod.facts.usage import quoted
 from devicekit.codemod.finding import Edit, Finding
 from devicekit.codemod.module import Module
-from devicekit.codemod.positions import edits
-from devicekit.codemod.ranks import is_number, looks_like_number
 from devicekit.codemod.rule import Leaves, Reports, Rule, rewrites
-from devicekit.codemod.usage import quoted
 
 
 class TorchDevice(Rule):

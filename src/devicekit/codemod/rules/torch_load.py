@@ -10,7 +10,7 @@ import ast
 import re
 from collections.abc import Iterator
 
-from devicekit.codemod.devices import Device, device
+from devicekit.codemod.facts.devices import Device, device
 from devicekit.codemod.finding import Finding
 from devicekit.codemod.module import Module
 from devicekit.codemod.rule import Leaves, Reports, Rule, rewrites

@@ -8,10 +8,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
+from devicekit.codemod.facts.usage import is_told
 from devicekit.codemod.finding import Finding, Kind
 from devicekit.codemod.module import Module
 from devicekit.codemod.rule import Leaves, Reports, Rule
-from devicekit.codemod.usage import is_told
 
 VERSIONS = ("torch.version.cuda", "torch.version.hip")
 HARMLESS = ("print", "str", "repr", "bool", "format")

@@ -10,14 +10,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from devicekit.codemod.assigned import values
-from devicekit.codemod.cuda_calls import function
+from devicekit.codemod.facts.assigned import values
+from devicekit.codemod.facts.cuda_calls import function
+from devicekit.codemod.facts.positions import last_name
+from devicekit.codemod.facts.tensor_types import DTYPES, cast, chosen_type, made, uses_of
+from devicekit.codemod.facts.usage import line_of
 from devicekit.codemod.finding import Edit, Finding
 from devicekit.codemod.module import Module
-from devicekit.codemod.positions import last_name
 from devicekit.codemod.rule import Leaves, Reports, Rule, rewrites
-from devicekit.codemod.tensor_types import DTYPES, cast, chosen_type, made, uses_of
-from devicekit.codemod.usage import line_of
 
 TEXT = re.compile(r"torch\.cuda\.(\w+Tensor)$")
 MODULES = re.compile(r"(?:.*_)?(?:net|model|module|criterion|generator|discriminator)\w*$", re.I)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
+from devicekit.codemod.facts.positions import last_name
 from devicekit.codemod.finding import Finding, Kind
 from devicekit.codemod.module import Module
-from devicekit.codemod.positions import last_name
 from devicekit.codemod.rule import Leaves, Reports, Rule
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"

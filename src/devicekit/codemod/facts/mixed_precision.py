@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 
-from devicekit.codemod.devices import text_of_cuda
+from devicekit.codemod.facts.devices import text_of_cuda
 from devicekit.codemod.module import Module
 
 __all__ = ["AUTOCAST", "CUDA_AUTOCAST", "switches_on_elsewhere"]

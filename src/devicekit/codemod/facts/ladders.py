@@ -6,7 +6,7 @@ import ast
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from devicekit.codemod.devices import Choice, chosen
+from devicekit.codemod.facts.devices import Choice, chosen
 from devicekit.codemod.module import Module
 
 __all__ = ["Ladder", "ladder"]

@@ -6,8 +6,8 @@ import ast
 import re
 from collections.abc import Iterator
 
+from devicekit.codemod.facts.positions import is_guarded, last_name
 from devicekit.codemod.module import Module
-from devicekit.codemod.positions import is_guarded, last_name
 
 __all__ = ["is_number", "looks_like_number"]
 

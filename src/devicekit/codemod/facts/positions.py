@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from enum import Enum
 
-from devicekit.codemod.devices import Device, text_of_cuda
+from devicekit.codemod.facts.devices import Device, text_of_cuda
 from devicekit.codemod.finding import Edit
 from devicekit.codemod.module import Module
 from devicekit.codemod.names import FUNCTIONS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 
-from devicekit.codemod.cuda_calls import function
+from devicekit.codemod.facts.cuda_calls import function
 from devicekit.codemod.module import Module
 
 __all__ = ["has_other_branches"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 
-from devicekit.codemod.devices import AVAILABLE, is_available, text_of_cuda
+from devicekit.codemod.facts.devices import AVAILABLE, is_available, text_of_cuda
 from devicekit.codemod.finding import Edit
 from devicekit.codemod.module import Module
 

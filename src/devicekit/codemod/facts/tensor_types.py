@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ast
 
-from devicekit.codemod.assigned import values
-from devicekit.codemod.cuda_calls import function
-from devicekit.codemod.devices import is_available
+from devicekit.codemod.facts.assigned import values
+from devicekit.codemod.facts.cuda_calls import function
+from devicekit.codemod.facts.devices import is_available
 from devicekit.codemod.finding import Edit
 from devicekit.codemod.module import Module
 

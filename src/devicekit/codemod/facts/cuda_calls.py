@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ast
 
-from devicekit.codemod.assigned import values
-from devicekit.codemod.devices import Device, device
+from devicekit.codemod.facts.assigned import values
+from devicekit.codemod.facts.devices import Device, device
 from devicekit.codemod.module import Module
 
 __all__ = ["Asked", "asked", "function"]

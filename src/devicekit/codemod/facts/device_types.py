@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ast
 
-from devicekit.codemod.devices import text_of_cuda
+from devicekit.codemod.facts.devices import text_of_cuda
+from devicekit.codemod.facts.positions import last_name, says_device
 from devicekit.codemod.module import Module
-from devicekit.codemod.positions import last_name, says_device
 
 __all__ = ["type_of"]
 
