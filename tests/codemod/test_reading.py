@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from devicekit.codemod.scanning import Choice, Seen, look
+from devicekit.codemod.finding import Finding
+from devicekit.codemod.module import Module
+from devicekit.codemod.rule import Rule
+from devicekit.codemod.scanning import Choice, Seen, look, look_at
 from devicekit.codemod.source import PythonFile, UnreadableError
 
 CALL = "x = f().cuda()"
@@ -71,6 +77,33 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     with large.open("wb") as stream:
         stream.truncate(8_000_001)
     assert "larger than 8 MB" in look(str(large), Choice()).problem
+
+
+class Broken(Rule):
+    """A rule with a fault."""
+
+    name = "broken"
+    visits = (ast.Call,)
+    examples = ()
+
+    def check(self, node: ast.AST, module: Module) -> Iterator[Finding]:
+        """Falls over."""
+        raise KeyError(module.file)
+
+
+def test_a_rule_that_fails_costs_one_file() -> None:
+    """The file is left, and whose fault it is is said."""
+    seen = look_at("a.py", b"f('cuda')\n", Choice(rewrite=True), [Broken()])
+    assert seen.problem == "a rule failed on it, which is a fault of devicekit: KeyError: 'a.py'"
+    assert (seen.findings, seen.before, seen.after) == ((), b"", b"")
+
+
+def test_odd_code_is_read_without_a_warning() -> None:
+    """What Python would warn of is for the code's author."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        seen = look_at("a.py", b"x = '\\d', 1 is 1, f().cuda()\n", Choice(rewrite=True))
+    assert [f.rule for f in seen.findings] == ["cuda-method"]
 
 
 def test_decoding_says_what_is_wrong() -> None:

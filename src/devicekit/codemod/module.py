@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from devicekit.codemod.finding import Edit
 from devicekit.codemod.names import FUNCTIONS, Names
+from devicekit.codemod.parsing import parse
 
 __all__ = ["Module"]
 
@@ -32,7 +33,7 @@ class Module:
     def __init__(self, text: str, file: str = "<text>") -> None:
         self.text = text
         self.file = file
-        self.tree = ast.parse(text, file)
+        self.tree = parse(text, file)
         self.names = Names(self.tree)
         self.memo: dict[str, object] = {}
         """What was found out about the whole file, once, by the name of who asked."""
@@ -93,7 +94,7 @@ class Module:
 
     def _is_at_its_place(self, node: ast.expr) -> bool:
         try:
-            there = ast.parse(self.code(node), mode="eval").body
+            there = parse(f"({self.code(node)})").body[0].value  # type: ignore[attr-defined]
         except (SyntaxError, ValueError, IndexError):
             return False
         return ast.dump(there) == ast.dump(node)

@@ -6,7 +6,6 @@ that what is inserted at the end of one and at the start of the next are two pla
 
 from __future__ import annotations
 
-import ast
 import bisect
 import dataclasses
 import json
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from devicekit.codemod.finding import Edit, Finding
+from devicekit.codemod.parsing import parses
 from devicekit.codemod.rewriting import apply
 from devicekit.codemod.source import UnreadableError
 
@@ -111,11 +111,7 @@ def _as_python(source: str) -> str:
     if first.startswith("%%") and first[2:].split(" ")[0] not in PYTHON_MAGICS:
         return _commented(source, every=True)
     text = _commented(source, every=False)
-    try:
-        ast.parse(text)
-    except (SyntaxError, ValueError):
-        return _commented(source, every=True)
-    return text
+    return text if parses(text) else _commented(source, every=True)
 
 
 def _commented(source: str, *, every: bool) -> str:

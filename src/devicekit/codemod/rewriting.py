@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from devicekit.codemod.finding import Edit, Finding, for_review
 from devicekit.codemod.imports import unused
 from devicekit.codemod.module import Module
+from devicekit.codemod.parsing import parses
 
 __all__ = ["apply", "edits_for", "rewritten"]
 
@@ -28,12 +29,12 @@ def edits_for(module: Module, findings: Iterable[Finding]) -> tuple[list[Finding
     """
     every = list(findings)
     edits = _with_needs(module, every)
-    if not edits or _parses(apply(module.text, edits)):
+    if not edits or parses(apply(module.text, edits)):
         return every, edits
     kept: list[Finding] = []
     for finding in every:
         alone = _with_needs(module, [*kept, finding])
-        fits = not finding.edits or _parses(apply(module.text, alone))
+        fits = not finding.edits or parses(apply(module.text, alone))
         kept.append(finding if fits else for_review(finding))
     return kept, _with_needs(module, kept)
 
@@ -41,14 +42,6 @@ def edits_for(module: Module, findings: Iterable[Finding]) -> tuple[list[Finding
 def _with_needs(module: Module, findings: Iterable[Finding]) -> list[Edit]:
     edits = sorted(edit for finding in findings for edit in finding.edits)
     return [*edits, *(edit for _, edit in unused(module, edits)), *_needed(module, edits)] if edits else []
-
-
-def _parses(text: str) -> bool:
-    try:
-        ast.parse(text)
-    except (SyntaxError, ValueError):
-        return False
-    return True
 
 
 def apply(text: str, edits: Iterable[Edit]) -> str:

@@ -114,13 +114,14 @@ def look(file: str, choice: Choice) -> Seen:
     return look_at(file, content, choice)
 
 
-def look_at(file: str, content: bytes, choice: Choice) -> Seen:
-    """The same for a content that was read already."""
+def look_at(file: str, content: bytes, choice: Choice, rules: Sequence[Rule] | None = None) -> Seen:
+    """The same for a content that was read already, and for other rules than devicekit's own."""
     texts = [rule for rule in TEXT_RULES if rule.files.search(Path(file).name)]
     if texts:
         return Seen(file, _told_by_text(texts, content, file, choice))
-    rules = chosen_rules(choice.select, choice.ignore)
-    if not rules or not _hints(choice).search(content):
+    if rules is None:
+        rules = chosen_rules(choice.select, choice.ignore) if _hints(choice).search(content) else ()
+    if not rules:
         return Seen(file)
     try:
         return _look_at_code(file, content, rules, choice)

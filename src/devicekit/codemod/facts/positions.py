@@ -14,6 +14,7 @@ from enum import Enum
 from devicekit.codemod.facts.devices import Device, text_of_cuda
 from devicekit.codemod.finding import Edit
 from devicekit.codemod.module import Module
+from devicekit.codemod.parsing import parse
 from devicekit.codemod.names import FUNCTIONS
 
 __all__ = [
@@ -193,7 +194,7 @@ def _is_in_place(value: ast.expr, module: Module) -> bool:
     if not any(isinstance(above, ast.JoinedStr) for above in module.parents(value)):
         return True
     try:
-        return ast.dump(ast.parse(module.code(value).strip(), mode="eval").body) == ast.dump(value)
+        return ast.dump(parse(f"({module.code(value)})").body[0].value) == ast.dump(value)  # type: ignore[attr-defined]
     except SyntaxError:
         return False
 
