@@ -14,7 +14,6 @@ from enum import Enum
 from devicekit.codemod.facts.devices import Device, text_of_cuda
 from devicekit.codemod.finding import Edit
 from devicekit.codemod.module import Module
-from devicekit.codemod.parsing import parse
 from devicekit.codemod.names import FUNCTIONS
 
 __all__ = [
@@ -183,20 +182,10 @@ def is_formatted(node: ast.AST, module: Module) -> bool:
 
 def edits(value: ast.expr, module: Module) -> list[Edit]:
     """One for every value of an expression that is the text of a CUDA device."""
-    if not _is_in_place(value, module):
+    if value in module.misplaced:
         return []
     found = [(leaf, text_of_cuda(leaf, module)) for leaf in leaves(value)]
     return [module.replace(leaf, written(device, leaf, module)) for leaf, device in found if device is not None]
-
-
-def _is_in_place(value: ast.expr, module: Module) -> bool:
-    """Its position is right, which before Python 3.12 cannot be relied on inside of an f-string."""
-    if not any(isinstance(above, ast.JoinedStr) for above in module.parents(value)):
-        return True
-    try:
-        return ast.dump(parse(f"({module.code(value)})").body[0].value) == ast.dump(value)  # type: ignore[attr-defined]
-    except SyntaxError:
-        return False
 
 
 def may_be_missing(found: Sequence[Edit]) -> bool:
