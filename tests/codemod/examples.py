@@ -9,6 +9,9 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+
+import devicekit
 from devicekit.codemod.checking import check
 from devicekit.codemod.module import Module
 from devicekit.codemod.rewriting import rewritten
@@ -50,10 +53,22 @@ def migrated(text: str) -> str:
 def value_of(code: str, expression: str) -> object:
     """What the expression is after the code has run, as plain Python."""
     space: dict[str, Any] = {"__name__": "example"}
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _as_it_was():
         warnings.simplefilter("ignore")
         exec(compile(code, "<example>", "exec"), space)
         return plain(eval(expression, space)) if expression else None
+
+
+@contextlib.contextmanager
+def _as_it_was() -> Iterator[None]:
+    """Examples set what counts for the whole process: the default dtype and device, the current stream."""
+    dtype, here = torch.get_default_dtype(), devicekit.DeviceManager("cpu")
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(dtype)
+        here.set_stream(here.default_stream())
 
 
 def value_or_error(code: str, expression: str) -> tuple[bool, object]:
