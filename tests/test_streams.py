@@ -272,10 +272,12 @@ def test_the_time_is_the_devices() -> None:
     device.work[0] = 0.3
     untimed.record()
     assert device.work[0] == 0.3
+    began = time.perf_counter()
     start.record()
     device.work[0] = 0.05
     device.streams.current_stream().record_event(end)
-    assert 50 <= start.elapsed_time(end) < 300
+    in_all = (time.perf_counter() - began) * 1000
+    assert 50 <= start.elapsed_time(end) <= in_all - 300
 
 
 def test_two_devices_have_a_queue_each() -> None:
