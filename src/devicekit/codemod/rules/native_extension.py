@@ -46,7 +46,7 @@ class NativeExtension(Rule):
             yield from self._build(node, module)
         elif _imports_built(node):
             said = "`_C` is compiled code, which its setup builds for CUDA"
-            if may_be_absent(node, module):
+            if may_be_absent(node, "_C", module):
                 yield self.review(node, module, f"{said}; its absence is caught", "see that it goes on without")
             else:
                 yield self.cannot(node, module, said, PLAIN)

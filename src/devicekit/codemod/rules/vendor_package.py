@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import pathlib
-import re
 from collections.abc import Iterator
 
 from devicekit.codemod.finding import Finding, Kind
@@ -47,8 +46,6 @@ SAID = {
     "deepspeed": "needs a build for the device",
     "pytorch3d": "computes on CUDA, or on the CPU",
 }
-_ASKS_FOR_PACKAGE = re.compile(r"find_spec|(?i:is_|has_)?\w*(?i:avail|installed|has_)\w*")
-"""``if is_flash_attn_available():``, ``if HAS_TRITON:``, ``if find_spec("xformers"):``."""
 ABSENT = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}
 
 
@@ -67,7 +64,8 @@ class VendorPackage(Rule):
         ),
         Reports("import os, triton.language as tl\n", Kind.CANNOT),
         Reports("def train(x):\n    import deepspeed\n\n    return deepspeed.initialize(model=x)\n"),
-        Reports("import os\n\nif os.has_flash():\n    import flash_attn\n"),
+        Reports("from importlib.util import find_spec\n\nif find_spec('flash_attn'):\n    import flash_attn\n"),
+        Reports("import torch\n\nif torch.cuda.is_available():\n    import apex\n", Kind.CANNOT),
         Reports("try:\n    import xformers.ops\nexcept ImportError:\n    xformers = None\n"),
         Reports("from torch.utils.cpp_extension import load\n", Kind.HARMLESS),
         Reports(
@@ -90,7 +88,7 @@ class VendorPackage(Rule):
             yield self.harmless(node, module, said)
             return
         said = f"{package} {SAID.get(package, 'is made for CUDA')}"
-        caught = may_be_absent(node, module)
+        caught = may_be_absent(node, package, module)
         if caught is None:
             yield self.harmless(node, module, f"{said}, and imported for type checkers only")
         elif caught or package in ELSEWHERE:
@@ -108,8 +106,8 @@ def _imported(node: ast.AST) -> list[str]:
     return []
 
 
-def may_be_absent(node: ast.AST, module: Module) -> bool | None:
-    """The file goes on if the import fails; None: it is not run at all."""
+def may_be_absent(node: ast.AST, package: str, module: Module) -> bool | None:
+    """The file goes on if the import fails, or asks for the package by name first; None: it is not run at all."""
     child = node
     for above in module.parents(node):
         if isinstance(above, ast.Try) and child in above.body and any(_catches(h) for h in above.handlers):
@@ -118,7 +116,9 @@ def may_be_absent(node: ast.AST, module: Module) -> bool | None:
             test = ast.unparse(above.test)
             if "TYPE_CHECKING" in test:
                 return None
-            if _ASKS_FOR_PACKAGE.search(test):
+            if (
+                package in test or package in test.lower()
+            ):  # is_flash_attn_available(), HAS_TRITON, find_spec("xformers")
                 return True
         child = above
     return False
