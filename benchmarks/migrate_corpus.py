@@ -172,7 +172,7 @@ def main() -> None:
         sample(seen, options.root, options.sample, options.seed)
         return
     kinds = Counter(str(f.kind) for one in seen.values() for f in one.findings)
-    changed = [one for one in seen.values() if one.after != one.before]
+    changed = [one for one in seen.values() if one.changed]
     places = sum(f.kind is Kind.REWRITE for one in changed for f in one.findings)
     lines = sum(map(lines_changed, changed))
     again = [one.file for one in changed if twice(one) != one.after]

@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     if options.write and options.check:
         raise DeviceKitError("devicekit migrate either writes or checks.", try_="--write, or --check")
     seen = looked_at(options, Choice(options.select, options.ignore, rewrite=True))
-    changed = [one for one in seen if one.after != one.before]
+    changed = [one for one in seen if one.changed]
     failed = _written(changed) if options.write else {}
     if options.json:
         output.print_json(_as_data(seen, failed, written=options.write))
@@ -111,7 +111,7 @@ def _left(seen: Sequence[Seen]) -> list[Finding]:
 
 
 def _as_data(seen: Sequence[Seen], failed: dict[str, str], *, written: bool) -> dict[str, Any]:
-    changed = [one for one in seen if one.after != one.before]
+    changed = [one for one in seen if one.changed]
     return {
         "written": written,
         "files": [

@@ -7,6 +7,7 @@ import inspect
 import sys
 from dataclasses import dataclass
 
+from devicekit.codemod.rule import Rule
 from devicekit.codemod.rules import all_rules
 from devicekit.codemod.text_rules import TEXT_RULES
 
@@ -20,16 +21,19 @@ class Entry:
     name: str
     title: str
     reason: str
+    sources: str = ""
+    """Where its facts were read."""
 
 
 @functools.cache
 def entries() -> tuple[Entry, ...]:
     """In the order in which the rules are asked."""
     return (
-        *(Entry(rule.name, _title(type(rule).__module__), inspect.getdoc(rule) or "") for rule in all_rules()),
+        *(_entry(rule) for rule in all_rules()),
         *(Entry(rule.name, rule.title, rule.message) for rule in TEXT_RULES),
     )
 
 
-def _title(module: str) -> str:
-    return (sys.modules[module].__doc__ or "").partition("\n")[0].rstrip(".")
+def _entry(rule: Rule) -> Entry:
+    title, _, rest = (sys.modules[type(rule).__module__].__doc__ or "").partition("\n")
+    return Entry(rule.name, title.rstrip("."), inspect.getdoc(rule) or "", rest.strip())

@@ -56,10 +56,8 @@ def _is_gone(module: Module, name: str, edits: Sequence[Edit]) -> bool:
 
 
 def _is_alone(module: Module, node: ast.stmt) -> bool:
-    above = module.parent(node)
-    return not isinstance(above, ast.Module) and any(
-        getattr(above, block, None) == [node] for block in ("body", "orelse", "finalbody")
-    )
+    """A block may not be empty; a file may."""
+    return not isinstance(module.parent(node), ast.Module) and module.block(node) == [node]
 
 
 def _without(module: Module, node: ast.Import | ast.ImportFrom, gone: Sequence[ast.alias]) -> Edit:

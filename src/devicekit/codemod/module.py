@@ -115,6 +115,18 @@ class Module:
         """The statement that it is in."""
         return next(n for n in (node, *self.parents(node)) if isinstance(n, ast.stmt))
 
+    def block(self, statement: ast.stmt) -> list[ast.stmt]:
+        """The statements that it stands among: the body, ``else`` or ``finally`` of what is around it."""
+        above = self._parents.get(statement)
+        blocks = (getattr(above, name, None) for name in ("body", "orelse", "finalbody"))
+        return next((b for b in blocks if isinstance(b, list) and statement in b), [])
+
+    def neighbour(self, statement: ast.stmt, step: int) -> ast.stmt | None:
+        """The statement so many places after it in its block, or before it; None where there is none."""
+        block = self.block(statement)
+        at = block.index(statement) + step if block else -1
+        return block[at] if 0 <= at < len(block) else None
+
     def function(self, node: ast.AST) -> ast.AST | None:
         """The function that it is in; its defaults and decorators are not."""
         return next((n for n in self.parents(node) if isinstance(n, FUNCTIONS)), None)

@@ -44,7 +44,7 @@ class Names:
         self.uses: dict[str, list[ast.Name]] = {}
         """Every occurrence of a name, by name."""
         self.all: set[str] = set()
-        """Every identifier of the file, so that a new one can be chosen."""
+        """Every identifier of the file, attributes too."""
         self.nodes: dict[type[ast.AST], list[ast.AST]] = {}
         """Every node, by kind, in the order of the text."""
         self.parents: dict[ast.AST, ast.AST] = {}
@@ -67,10 +67,6 @@ class Names:
         first, rest = found
         meaning = self._meaning(first.id, self._scopes.get(first))
         return None if meaning is None else ".".join([meaning, *rest])
-
-    def is_bound(self, name: str) -> bool:
-        """Some scope of the file binds it."""
-        return name in self.all
 
     def at_top(self, qualified: str) -> str | None:
         """The module-level name of an import, if the file has one: ``torch`` or ``th`` for ``torch``."""
@@ -102,9 +98,9 @@ class Names:
         """The scope that a name belongs to, seen from another one."""
         at_start = True
         while scope is not None:
-            skipped = isinstance(scope.node, ast.ClassDef) and not at_start
+            skipped = isinstance(scope.node, ast.ClassDef) and not at_start  # a class's names are not its methods'
             if name in scope.outer:
-                scope = self._module
+                scope, skipped = self._module, False
             if not skipped and name in scope.bound:
                 return scope
             at_start, scope = False, scope.parent
@@ -115,16 +111,10 @@ class Names:
         return said.pop() if len(said) == 1 else None
 
     def _bindings(self, name: str, scope: _Scope | None) -> list[str | None]:
-        at_start = True
-        while scope is not None:
-            skipped = isinstance(scope.node, ast.ClassDef) and not at_start  # a class's names are not its methods'
-            if name in scope.outer:
-                return self._bindings(name, self._module) if scope is not self._module else []
-            if not skipped and name in scope.bound:
-                return scope.bound[name]
-            at_start = False
-            scope = scope.parent
-        return [name] if name in ASSUMED and name not in self._module.bound else []
+        home = self._home(name, scope)
+        if home is not None:
+            return home.bound[name]
+        return [name] if name in ASSUMED else []
 
     # -- reading ---------------------------------------------------------------------------------
     def _visit(self, node: ast.AST, scope: _Scope) -> None:

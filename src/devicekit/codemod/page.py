@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Iterator
 
+from devicekit.codemod.catalogue import Entry, entries
 from devicekit.codemod.rule import Example, Leaves, Reports, Rewrites, Rule
 from devicekit.codemod.rules import all_rules
 from devicekit.codemod.text_rules import TEXT_RULES, TextRule
@@ -21,28 +21,32 @@ executed is executed on both sides. `dm` is the module's `DeviceManager`.
 
 def page() -> str:
     """The page, as Markdown."""
-    return "\n".join([HEAD, *_index(), *(line for rule in all_rules() for line in _rule(rule)), *_text_rules()]) + "\n"
+    return "\n".join([HEAD, *_index(), *_rules(), *_text_rules()]) + "\n"
+
+
+def _rules() -> Iterator[str]:
+    by_name = {entry.name: entry for entry in entries()}
+    for rule in all_rules():
+        yield from _rule(rule, by_name[rule.name])
 
 
 def _index() -> Iterator[str]:
     yield "| rule | what it finds |"
     yield "|---|---|"
-    for name, title in [*((r.name, _docs(r)[0]) for r in all_rules()), *((r.name, r.title) for r in TEXT_RULES)]:
-        yield f"| [{name}](#{name}) | {title} |"
+    for entry in entries():
+        yield f"| [{entry.name}](#{entry.name}) | {_marked(entry.title)} |"
     yield ""
 
 
-def _docs(rule: Rule) -> tuple[str, str]:
-    """The title and the rest of what its file says."""
-    title, _, rest = (sys.modules[type(rule).__module__].__doc__ or "").partition("\n")
-    return title.rstrip(".").replace("``", "`").replace("|", "\\|"), rest.strip().replace("``", "`")
+def _marked(text: str) -> str:
+    """Code as Markdown has it; a bar would end a cell of a table."""
+    return text.replace("``", "`").replace("|", "\\|")
 
 
-def _rule(rule: Rule) -> Iterator[str]:
-    title, rest = _docs(rule)
-    yield f"## {rule.name}\n\n{title}. {(inspect.getdoc(rule) or '').replace('``', '`')}\n"
-    if rest:
-        yield f"{_linked(rest)}\n"
+def _rule(rule: Rule, entry: Entry) -> Iterator[str]:
+    yield f"## {entry.name}\n\n{_marked(entry.title)}. {entry.reason.replace('``', '`')}\n"
+    if entry.sources:
+        yield f"{_linked(entry.sources.replace('``', '`'))}\n"
     for example in rule.examples:
         yield from _example(example)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterable, Sequence
 
 from devicekit.codemod.finding import Edit, Finding, for_review
@@ -72,10 +73,7 @@ def _needed(module: Module, edits: Sequence[Edit]) -> list[Edit]:
 def _user(module: Module, first_use: int) -> int:
     """Which statement of the module is the first to use the manager."""
     body = module.tree.body
-    user = next((i for i, s in enumerate(body) if module.span(s)[1] > first_use), len(body))
-    if user < len(body) and _start_with_decorators(module, body[user]) > first_use:
-        user -= 1
-    return max(user, 0)
+    return next((i for i, s in enumerate(body) if module.span(s)[1] > first_use), len(body))
 
 
 def _import(module: Module, name: str, user: int) -> Edit:
@@ -117,8 +115,6 @@ def _sorted_place(body: list[ast.stmt], position: int, name: str) -> int:
 
 
 def _is_standard(name: str) -> bool:
-    import sys
-
     return name.partition(".")[0] in sys.stdlib_module_names
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import logging
 import multiprocessing
 import os
@@ -59,6 +60,11 @@ class Seen:
     """Its content, where something in it is to be rewritten."""
     after: bytes = b""
     """What it is to become."""
+
+    @property
+    def changed(self) -> bool:
+        """Something in it is to be rewritten."""
+        return self.after != self.before
 
 
 def scan(
@@ -168,12 +174,8 @@ def _said_of_syntax(exc: Exception) -> str:
     return str(exc)
 
 
-_HINTS: dict[Choice, re.Pattern[bytes]] = {}
-
-
+@functools.cache
 def _hints(choice: Choice) -> re.Pattern[bytes]:
     """A text that any of the rules needs; most files of most programs have none."""
-    if choice not in _HINTS:
-        words = {hint for rule in chosen_rules(choice.select, choice.ignore) for hint in rule.hints}
-        _HINTS[choice] = re.compile(b"|".join(re.escape(word.encode()) for word in sorted(words)))
-    return _HINTS[choice]
+    words = {hint for rule in chosen_rules(choice.select, choice.ignore) for hint in rule.hints}
+    return re.compile(b"|".join(re.escape(word.encode()) for word in sorted(words)))

@@ -68,7 +68,7 @@ def _made_current(module: Module) -> list[tuple[str, ast.AST | None]]:
     if known is None:
         known = module.memo[__name__] = [
             (module.code(node.args[0]), module.function(node))
-            for node in ast.walk(module.tree)
+            for node in module.every(ast.Call)
             if isinstance(node, ast.Call) and node.args and function(node.func, module) == "set_device"
         ]
     assert isinstance(known, list)

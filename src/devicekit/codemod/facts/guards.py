@@ -55,19 +55,15 @@ def _of_variable(target: ast.AST, module: Module) -> list[ast.AST]:
     said = ast.unparse(target)
     asking = [
         node
-        for node in ast.walk(module.tree)
+        for node in module.every(ast.Name, ast.Attribute)
         if isinstance(node, (ast.Name, ast.Attribute)) and isinstance(node.ctx, ast.Load) and ast.unparse(node) == said
     ]
     return [part for node in asking for part in guarded(node, module, by_name=False)]
 
 
 def _following(statement: ast.stmt, module: Module) -> list[ast.AST]:
-    above = module.parent(statement)
-    for name in ("body", "orelse", "finalbody"):
-        block = getattr(above, name, None)
-        if isinstance(block, list) and statement in block:
-            return block[block.index(statement) + 1 :]
-    return []
+    block = module.block(statement)
+    return list(block[block.index(statement) + 1 :]) if block else []
 
 
 def _leaves(statement: ast.stmt) -> bool:

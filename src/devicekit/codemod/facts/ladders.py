@@ -89,16 +89,8 @@ def _key(statement: ast.stmt) -> str | None:
 
 def _neighbour(node: ast.If, first: ast.stmt, module: Module) -> ast.stmt | None:
     """The statement that says what is meant otherwise: an assignment right before, a return right after."""
-    above = module.parent(node)
-    for block in ("body", "orelse", "finalbody"):
-        statements = getattr(above, block, None)
-        if isinstance(statements, list) and node in statements:
-            at = statements.index(node)
-            other = at + 1 if isinstance(first, ast.Return) else at - 1
-            if 0 <= other < len(statements) and _key(statements[other]) == _key(first) is not None:
-                found: ast.stmt = statements[other]
-                return found
-    return None
+    other = module.neighbour(node, 1 if isinstance(first, ast.Return) else -1)
+    return other if other is not None and _key(other) == _key(first) is not None else None
 
 
 def _start_of_value(value: ast.expr, module: Module) -> int:

@@ -50,9 +50,8 @@ def line_of(statement: ast.stmt, module: Module, *, among: Sequence[ast.stmt] = 
         module: its file.
         among: statements that follow each other, this one with them, and all go.
     """
-    above, among = module.parent(statement), among or [statement]
-    emptied = any(getattr(above, block, None) == list(among) for block in ("body", "orelse", "finalbody"))
-    if emptied or any(part.strip() for part in _around(statement, module)):
+    among = among or [statement]
+    if module.block(statement) == list(among) or any(part.strip() for part in _around(statement, module)):
         return None
     top, bottom = _lines_of(among[0], module)[0], _lines_of(among[-1], module)[1]
     below = _blank_lines(bottom + 1, 1, module)

@@ -140,7 +140,7 @@ def _names_device(node: ast.expr, module: Module) -> bool:
         loads: list[ast.expr] = [use for use in module.names.uses[target.id] if isinstance(use.ctx, ast.Load)]
         is_known = values(target, module) == [node]
     else:
-        loads = [use for use in ast.walk(module.tree) if _reads(use, target)]
+        loads = [use for use in module.every(ast.Attribute) if _reads(use, target)]
         is_known = isinstance(target, ast.Attribute)
     return is_known and bool(loads) and all(_wants_device(use, module) for use in loads)
 

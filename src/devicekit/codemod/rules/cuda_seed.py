@@ -85,13 +85,9 @@ class CudaSeed(Rule):
 def _said_again(node: ast.Call, module: Module) -> Edit | None:
     """The line goes where the one before seeds with the same: ``manual_seed(s)``, then ``manual_seed_all(s)``."""
     statement = module.statement(node)
-    above = module.parent(statement)
-    for name in ("body", "orelse", "finalbody"):
-        block = getattr(above, name, None)
-        if isinstance(block, list) and statement in block[1:] and isinstance(statement, ast.Expr):
-            before = block[block.index(statement) - 1]
-            called = before.value if isinstance(before, ast.Expr) else None
-            is_seed = isinstance(called, ast.Call) and function(called.func, module) in SEEDS
-            same = isinstance(called, ast.Call) and list(map(ast.dump, called.args)) == list(map(ast.dump, node.args))
-            return line_of(statement, module) if is_seed and same and node.args else None
-    return None
+    before = module.neighbour(statement, -1)
+    called = before.value if isinstance(before, ast.Expr) and isinstance(statement, ast.Expr) else None
+    if not isinstance(called, ast.Call) or function(called.func, module) not in SEEDS or not node.args:
+        return None
+    same = list(map(ast.dump, called.args)) == list(map(ast.dump, node.args))
+    return line_of(statement, module) if same else None

@@ -89,14 +89,9 @@ def _frees(node: ast.AST, module: Module) -> bool:
 
 def _before(statement: ast.stmt, module: Module) -> ast.stmt | None:
     """The statement before it, or before the `if` that it begins."""
-    above = module.parent(statement)
-    for name in ("body", "orelse", "finalbody"):
-        block = getattr(above, name, None)
-        if isinstance(block, list) and statement in block[1:]:
-            found = block[block.index(statement) - 1]
-            assert isinstance(found, ast.stmt)
-            return found
-    return _before(above, module) if isinstance(above, ast.If) and statement is above.body[0] else None
+    before, above = module.neighbour(statement, -1), module.parent(statement)
+    begins = isinstance(above, ast.If) and statement is above.body[0]
+    return _before(above, module) if begins and isinstance(above, ast.If) else before
 
 
 def _is_off_device(node: ast.AST | None) -> bool:

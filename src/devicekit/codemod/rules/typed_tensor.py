@@ -154,10 +154,8 @@ def _uses(statement: ast.stmt, module: Module) -> list[Edit]:
 
 def _like(statement: ast.Assign, module: Module) -> list[ast.stmt]:
     """The statement, and those of its kind directly above and below."""
-    above = module.parent(statement)
-    block = next(b for name in ("body", "orelse", "finalbody") if statement in (b := getattr(above, name, None) or []))
     found: list[ast.stmt] = []
-    for other in block:
+    for other in module.block(statement):
         goes = other is statement or (bool(_uses(other, module)) and line_of(other, module) is not None)
         follows = bool(found) and other.lineno == (found[-1].end_lineno or 0) + 1
         if found and statement in found and not (goes and follows):
