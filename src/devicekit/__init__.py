@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from devicekit.manager import DeviceManager
     from devicekit.memory import is_out_of_memory
+    from devicekit.redirect.entry import redirect_cuda
     from devicekit.reporting import info
     from devicekit.resolve import available_backends, explain, resolve_device
     from devicekit.values import (
@@ -63,6 +64,7 @@ _HOME = {
     "available_backends": "resolve",
     "explain": "resolve",
     "info": "reporting",
+    "redirect_cuda": "redirect.entry",
     "is_out_of_memory": "memory",
     "resolve_device": "resolve",
     "save_safetensors": "weights.saving",
@@ -88,6 +90,7 @@ __all__ = [
     "explain",
     "info",
     "is_out_of_memory",
+    "redirect_cuda",
     "resolve_device",
     "save_safetensors",
 ]

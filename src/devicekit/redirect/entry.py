@@ -1,0 +1,60 @@
+"""The door: ``devicekit.redirect_cuda``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from devicekit.errors import DeviceKitError
+from devicekit.redirect.recording import Record
+from devicekit.redirect.redirect import Redirect
+from devicekit.redirect.target import DecidedTarget
+from devicekit.resolve import resolver, warn
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["redirect_cuda"]
+
+
+def redirect_cuda(
+    device: object = "auto",
+    *,
+    count: int | None = None,
+    autocast_dtype: torch.dtype | None = None,
+    strict: bool = False,
+    report: bool = False,
+) -> Redirect:
+    """A context in which code written for CUDA runs on another device, unchanged.
+
+        with devicekit.redirect_cuda():
+            model.cuda()            # onto the device that devicekit.resolve_device() would choose
+
+    "cuda" becomes the device everywhere, and tensors say where they are. All of it is taken back at the end, also after
+    an error. It holds for all threads of this process; it can be entered inside another one. Where the device is CUDA
+    itself, nothing is replaced.
+
+    Args:
+        device: as for :func:`devicekit.resolve_device`.
+        count: how many CUDA devices a processor stands for: by default one for each process that a launcher started.
+            A device that has numbers has as many as there are.
+        autocast_dtype: what ``torch.autocast("cuda")`` computes in where it would take float16; by default float16.
+        strict: raise instead of taking another device than the one asked for.
+        report: count what was redirected, and where, in ``record`` of what the context gives.
+
+    Returns:
+        A context manager; inside, ``device`` is where tensors of "cuda" go.
+
+    Raises:
+        UnknownDeviceError: the word, or the pin that stands in for it, is no device.
+        DeviceUnavailableError: only with ``strict``.
+        DeviceKitError: there is no torch here, or ``count`` is less than one.
+    """
+    if count is not None and count < 1:
+        raise DeviceKitError(f"count={count} is no number of devices.", try_="1 or more")
+    decision = resolver().decide(device, strict=strict)
+    if not decision.backend.needs_torch:
+        why = f"the device is {decision.name}, which works without torch"
+        raise DeviceKitError("CUDA can be redirected only where torch is installed.", why=why, try_='device="cpu"')
+    if decision.warning:
+        warn(decision.warning)
+    return Redirect(DecidedTarget(decision, count), record=Record() if report else None, autocast_dtype=autocast_dtype)
