@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -47,6 +47,10 @@ class Program:
     """Puts the program on the CPU, by replacing text: the reference."""
     by_hand_options: Sequence[str] = ()
     """The same, by the program's own options."""
+    on_cuda: Sequence[Edit] = ()
+    """Puts it on the CPU and keeps what it does on CUDA only; empty: that is nothing else."""
+    gpus: int = 1
+    """How many of them its processes on one machine use."""
 
 
 def python(*arguments: str) -> tuple[str, ...]:
@@ -231,6 +235,16 @@ IMAGENET = "imagenet/main.py"
 IMAGENET_OPTIONS = ("--dummy", "--batch-size=4", "--workers=0", "--epochs=1", "--seed=1", "--print-freq=1")
 IMAGENET_NODES = ("--multiprocessing-distributed", "--world-size=2")
 FEW_PICTURES = [(IMAGENET, "FakeData(1281167,", "FakeData(12,"), (IMAGENET, "FakeData(50000,", "FakeData(8,")]
+# On CUDA the program wraps its model, which it leaves out elsewhere.
+_WRAPPED = (
+    (IMAGENET, "    if not use_accel:\n        print('using CPU, this will be slow')\n    elif args", "    if args"),
+    (IMAGENET, "device.type == 'cuda':", "True:"),
+    (IMAGENET, "torch.cuda.set_device(args.gpu)", "pass"),
+    (IMAGENET, "torch.accelerator.set_device_index(args.gpu)", "pass"),
+    (IMAGENET, "model.cuda(device)", "pass"),
+    (IMAGENET, ", device_ids=[args.gpu]", ""),
+    (IMAGENET, "torch.nn.DataParallel(model).cuda()", "torch.nn.DataParallel(model)"),
+)
 IMAGENET_ALONE = Program(
     "examples imagenet --dummy",
     "examples",
@@ -238,6 +252,7 @@ IMAGENET_ALONE = Program(
     [Step([python("main.py", *IMAGENET_OPTIONS)], "imagenet")],
     _classified,
     alike=FEW_PICTURES,
+    on_cuda=_WRAPPED,
 )
 IMAGENET_TOGETHER = Program(
     "examples imagenet --multiprocessing-distributed, 2 processes",
@@ -258,6 +273,7 @@ IMAGENET_TOGETHER = Program(
     # --seed is for the process that spawns the others
     alike=[*FEW_PICTURES, (IMAGENET, "    args.gpu = gpu\n", "    args.gpu = gpu\n    torch.manual_seed(1)\n")],
     by_hand_options=("--dist-backend=gloo",),
+    on_cuda=_WRAPPED,
 )
 TUTORIAL = "distributed/ddp-tutorial-series/multigpu_torchrun.py"
 DDP_TUTORIAL = Program(
@@ -273,6 +289,59 @@ DDP_TUTORIAL = Program(
         (TUTORIAL, ".to(self.gpu_id)", ""),
         (TUTORIAL, ", device_ids=[self.gpu_id]", ""),
     ],
+    gpus=2,
+)
+
+ADVERSARIES = Program(
+    "examples dcgan --dataset fake",
+    "examples",
+    ("torchvision",),
+    [
+        Step(
+            [python("main.py", "--dataset=fake", "--accel", "--dry-run", "--niter=1", "--manualSeed=1", "--workers=0")],
+            "dcgan",
+        )
+    ],
+    lambda folder, printed: {
+        "losses": numbers(printed, r"Loss_[DG]: (\S+)"),
+        "picture": picture(folder / "dcgan/fake_samples_epoch_000.png"),
+    },
+    alike=[("dcgan/main.py", "image_size=(3, opt.imageSize", "size=8, image_size=(3, opt.imageSize")],
+    by_hand=[("dcgan/main.py", "if opt.accel and torch.accelerator.is_available():", "if False:")],
+)
+
+# -- as they would be ported, to the last bit --------------------------------------------------------
+# nanoGPT leaves autocast and the fused optimizer out when its device is the CPU. A program that runs unchanged does
+# what it does on CUDA, so the reference does so as well.
+_LIKE_CUDA = (
+    ("train.py", "nullcontext() if device_type == 'cpu' else ", ""),
+    ("model.py", "and device_type == 'cuda'", ""),
+)
+_IN_BFLOAT16 = "--dtype=bfloat16"
+NANOGPT_UNCHANGED = replace(
+    NANOGPT,
+    steps=[
+        Step([python("train.py", *NANOGPT_SIZE, _IN_BFLOAT16)]),
+        Step([python("sample.py", "--num_samples=1", "--max_new_tokens=40", _IN_BFLOAT16)]),
+    ],
+    by_hand=[*_LIKE_CUDA, ("sample.py", "nullcontext() if device_type == 'cpu' else ", "")],
+)
+NANOGPT_DDP_UNCHANGED = replace(
+    NANOGPT_DDP,
+    steps=[Step([torchrun("train.py", *NANOGPT_SIZE, _IN_BFLOAT16)])],
+    gpus=2,
+    by_hand=[*NANOGPT_DDP.by_hand, *_LIKE_CUDA],
 )
 
 PROGRAMS = (HIDREAM, NANOGPT, NANOGPT_DDP, MINGPT, KRONOS, IMAGENET_ALONE, IMAGENET_TOGETHER, DDP_TUTORIAL)
+
+UNCHANGED = (
+    HIDREAM,
+    NANOGPT_UNCHANGED,
+    NANOGPT_DDP_UNCHANGED,
+    KRONOS,
+    IMAGENET_ALONE,
+    IMAGENET_TOGETHER,
+    DDP_TUTORIAL,
+    ADVERSARIES,
+)

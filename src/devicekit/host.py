@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from devicekit.container import Cgroup, read
-from devicekit.errors import DeviceUnavailableError
+from devicekit.errors import DeviceKitError, DeviceUnavailableError
 
 __all__ = ["Host", "current", "use"]
 
@@ -61,6 +61,7 @@ class Host:
         Raises:
             DeviceUnavailableError: it is not installed, or importing it fails. The first failure is kept: a second
                 ``import torch`` in one process fails for good with an unrelated message about TORCH_LIBRARY.
+            DeviceKitError: the program that started this process redirects CUDA, and this process cannot.
         """
         if self._torch is None:
             with self.lock:
@@ -93,6 +94,8 @@ class Host:
                         "torch is not installed",
                         "pip install -r requirements.txt, or stay with the numpy backend",
                     )
+            except DeviceKitError:
+                raise
             except (Exception, SystemExit) as exc:
                 log.debug("importing torch failed", exc_info=True)
                 self._torch_failure = _broken_torch(exc)
@@ -102,8 +105,8 @@ class Host:
     def _import_torch(self) -> Any:
         if "torch" in sys.modules:
             return importlib.import_module("torch")
-        plugins = self.entry_points("torch.backends")
-        if not plugins or self.env.get(AUTOLOAD, "1") != "1":
+        ours, plugins = self.torch_plugins()
+        if not (ours or plugins) or self.env.get(AUTOLOAD, "1") != "1":
             return importlib.import_module("torch")
         # torch would load the plugins itself, and one that is broken would break `import torch` for good.
         # So torch is imported without them, and then each is loaded as torch would, but guarded.
@@ -111,7 +114,15 @@ class Host:
             torch = importlib.import_module("torch")
             for plugin in plugins:
                 self._load_plugin(plugin, torch)
+        for plugin in ours:
+            plugin.load()()  # what it refuses is the user's to know
         return torch
+
+    def torch_plugins(self) -> tuple[list[Any], list[Any]]:
+        """What ``import torch`` loads besides torch: devicekit's own, which redirects CUDA when told to, and others."""
+        plugins = self.entry_points("torch.backends")
+        ours = [plugin for plugin in plugins if plugin.value.startswith("devicekit.")]
+        return ours, [plugin for plugin in plugins if plugin not in ours]
 
     @contextlib.contextmanager
     def autoload_off(self) -> Iterator[None]:

@@ -22,7 +22,9 @@ def to_cpu() -> Redirect:
 
 def state() -> dict[str, Any]:
     """Every attribute of torch's modules and of the classes that a redirect may touch."""
-    owners = [m for name, m in sys.modules.items() if name.partition(".")[0] == "torch" and m is not None]
+    # What the compiler keeps changes as it is used, and is forgotten when a redirect ends.
+    mine = {name: m for name, m in sys.modules.items() if not name.startswith(("torch._dynamo", "torch._inductor"))}
+    owners = [m for name, m in mine.items() if name.partition(".")[0] == "torch" and m is not None]
     owners += [torch.Tensor, torch.nn.Module, torch.UntypedStorage, torch.TypedStorage, torch.Generator]
     owners += [torch.amp.autocast_mode.autocast, torch.amp.GradScaler, torch.nn.parallel.DistributedDataParallel]
     return {f"{id(owner)} {getattr(owner, '__name__', owner)}": dict(vars(owner)) for owner in owners}

@@ -50,6 +50,7 @@ COMMANDS = (
     Command("tune", "devicekit.cli.tune", "measure what is best for a device, and keep it for all programs"),
     Command("scan", "devicekit.cli.scan", "find every place that ties a code base to CUDA"),
     Command("migrate", "devicekit.cli.migrate", "rewrite CUDA-only code to the facade"),
+    Command("run", "devicekit.cli.run", "run a program that was written for CUDA on another device, unchanged"),
     Command("demo", "devicekit.cli.demo", "run a real pretrained model on the device that was chosen"),
 )
 

@@ -7,7 +7,7 @@ import json
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,8 +76,13 @@ def print_text(text: str = "", *, indent: int = 0, hanging: int | None = None) -
     print(" " * indent + text if text else "")  # noqa: T201  # this is where data goes out
 
 
-def print_table(rows: Iterable[Sequence[str]], head: Sequence[str] = (), *, indent: int = 2) -> None:
-    """Columns of text; coloured and cut to the width only on a terminal (and not under NO_COLOR)."""
+def print_table(
+    rows: Iterable[Sequence[str]], head: Sequence[str] = (), *, indent: int = 2, to: TextIO | None = None
+) -> None:
+    """Columns of text; coloured and cut to the width only on a terminal (and not under NO_COLOR).
+
+    They go to stdout, or where ``to`` says.
+    """
     from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
@@ -88,18 +93,19 @@ def print_table(rows: Iterable[Sequence[str]], head: Sequence[str] = (), *, inde
         table.add_column(head[position] if head else "", overflow="fold")
     for row in filled:
         table.add_row(*(Text(cell) for cell in row))
-    console = _console()
+    console = _console(to)
     with console.capture() as capture:
         console.print(Padding(table, (0, 0, 0, indent), expand=False))
     lines = [line.rstrip() for line in capture.get().splitlines()]
-    print("\n".join(lines))  # noqa: T201  # this is where data goes out
+    print("\n".join(lines), file=to)
 
 
-def _console() -> Console:
+def _console(to: TextIO | None = None) -> Console:
     from rich.console import Console
 
-    terminal = sys.stdout.isatty()
-    return Console(file=sys.stdout, width=None if terminal else 1000, highlight=False, markup=False, emoji=False)
+    stream = sys.stdout if to is None else to
+    terminal = stream.isatty()
+    return Console(file=stream, width=None if terminal else 1000, highlight=False, markup=False, emoji=False)
 
 
 # -- talk, on stderr ---------------------------------------------------------------------------

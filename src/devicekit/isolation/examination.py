@@ -73,7 +73,7 @@ class _Notes:
         self.answers: dict[str, dict[str, Any]] = {}
         self.lost: dict[str, str] = {}
         self.hung: set[str] = set()
-        self.autoload = host.env.get(AUTOLOAD, "1") == "1" and bool(host.entry_points("torch.backends"))
+        self.autoload = host.env.get(AUTOLOAD, "1") == "1" and bool(host.torch_plugins()[1])
         self.plugins_lost = ""
         self.scratch: str | None = None
 

@@ -48,8 +48,12 @@ class LostChildError(Exception):
         self.hung = hung
 
 
-# The child stands where this process stands: the same sys.path, set before anything is imported from it.
-BOOT = "import sys; sys.path[:] = sys.argv[1:]; from devicekit.isolation.child import answer; answer()"
+# The child stands where this process stands: the same sys.path, set before anything is imported from it. It looks at
+# what is really here, so it does not hear that CUDA is redirected.
+BOOT = (
+    "import os, sys; sys.path[:] = sys.argv[1:]; os.environ.pop('DEVICEKIT_REDIRECT', None); "
+    "from devicekit.isolation.child import answer; answer()"
+)
 
 
 def converse(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from devicekit.errors import DeviceKitError
+from devicekit.redirect.children import Settings
 from devicekit.redirect.recording import Record
 from devicekit.redirect.redirect import Redirect
 from devicekit.redirect.target import DecidedTarget
-from devicekit.resolve import resolver, warn
+from devicekit.resolve import Decision, resolver, warn
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +25,8 @@ def redirect_cuda(
     autocast_dtype: torch.dtype | None = None,
     strict: bool = False,
     report: bool = False,
+    children: bool = False,
+    shims: Sequence[str] = (),
 ) -> Redirect:
     """A context in which code written for CUDA runs on another device, unchanged.
 
@@ -40,6 +44,9 @@ def redirect_cuda(
         autocast_dtype: what ``torch.autocast("cuda")`` computes in where it would take float16; by default float16.
         strict: raise instead of taking another device than the one asked for.
         report: count what was redirected, and where, in ``record`` of what the context gives.
+        children: redirect the processes that are started inside as well, by an environment variable that they read
+            when they import torch. Those that are forked always are.
+        shims: packages made for CUDA that are imported as stand-ins in plain torch: ``["flash-attn"]``.
 
     Returns:
         A context manager; inside, ``device`` is where tensors of "cuda" go.
@@ -47,8 +54,22 @@ def redirect_cuda(
     Raises:
         UnknownDeviceError: the word, or the pin that stands in for it, is no device.
         DeviceUnavailableError: only with ``strict``.
-        DeviceKitError: there is no torch here, or ``count`` is less than one.
+        DeviceKitError: there is no torch here, ``count`` is less than one, or there is no stand-in for a package.
     """
+    decision = _decided(device, count, strict)
+    dtype = None if autocast_dtype is None else str(autocast_dtype).removeprefix("torch.")
+    told = Settings(device=decision.name, count=count, autocast_dtype=dtype, shims=tuple(shims))
+    return Redirect(
+        DecidedTarget(decision, count),
+        record=Record() if report else None,
+        autocast_dtype=autocast_dtype,
+        shims=shims,
+        children=told if children else None,
+    )
+
+
+def _decided(device: object, count: int | None, strict: bool) -> Decision:
+    """The device that tensors of "cuda" go to, with a warning where it is not the one that was asked for."""
     if count is not None and count < 1:
         raise DeviceKitError(f"count={count} is no number of devices.", try_="1 or more")
     decision = resolver().decide(device, strict=strict)
@@ -57,4 +78,4 @@ def redirect_cuda(
         raise DeviceKitError("CUDA can be redirected only where torch is installed.", why=why, try_='device="cpu"')
     if decision.warning:
         warn(decision.warning)
-    return Redirect(DecidedTarget(decision, count), record=Record() if report else None, autocast_dtype=autocast_dtype)
+    return decision

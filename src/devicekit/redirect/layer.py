@@ -6,7 +6,7 @@ import contextlib
 import functools
 import sys
 import threading
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any, TypeVar
 
 __all__ = ["Layer"]
@@ -53,6 +53,14 @@ class Layer:
         with contextlib.suppress(AttributeError, TypeError):  # some originals have no signature to take over
             functools.update_wrapper(new, real)
         self.stand_in(owner, name, new)
+
+    def wrap_in(self, owners: Sequence[Any], name: str, make: Callable[[Any], F]) -> None:
+        """The same with one replacement in all modules that hold the function; it comes from the first."""
+        real = getattr(owners[0], name, None)
+        self.wrap(owners[0], name, make)
+        for owner in owners[1:]:
+            if real is not None and getattr(owner, name, None) is real:
+                self.replace(owner, name, getattr(owners[0], name))
 
     def stand_in(self, owner: Any, name: str, new: object) -> None:
         """Replace it, also where other modules hold it already; see :meth:`reach_imported`."""

@@ -11,24 +11,32 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-__all__ = ["HOST", "mark", "mark_of"]
+__all__ = ["HOST", "NAME", "WILD", "mark", "mark_of"]
 
 HOST = "host"
 """The mark of what is known to lie on the host. No mark: it is not known."""
 
-_NAME = "_devicekit_place"
+WILD = "wild"
+"""Masquerade's mark of what torch has made for itself on the real device: it goes with any."""
+
+NAME = "_devicekit_place"
+"""The attribute of the storage. The method that gives the storage is taken from the class: what stands for a tensor
+while torch.fx traces a function would write its call down.
+"""
+
+_NO_STORAGE = (NotImplementedError, RuntimeError, AttributeError, ValueError)
 
 
 def mark_of(tensor: Any) -> Any:
-    """The mark, or None. What has no storage of its own has none: sparse tensors, and those that transforms wrap."""
+    """The mark, or None. Without a storage there is none: sparse tensors, what transforms wrap, lazy parameters."""
     try:
-        return tensor.untyped_storage().__dict__.get(_NAME)
-    except (NotImplementedError, RuntimeError, AttributeError):
+        return type(tensor).untyped_storage(tensor).__dict__.get(NAME)
+    except _NO_STORAGE:
         return None
 
 
 def mark(tensor: Any, place: Any) -> Any:
     """Mark the storage, and return the tensor."""
-    with contextlib.suppress(NotImplementedError, RuntimeError, AttributeError):  # as above
-        setattr(tensor.untyped_storage(), _NAME, place)
+    with contextlib.suppress(*_NO_STORAGE):  # as above
+        setattr(type(tensor).untyped_storage(tensor), NAME, place)
     return tensor

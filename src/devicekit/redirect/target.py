@@ -83,6 +83,30 @@ class Target(ABC):
     def collective(self) -> str:
         """The library that moves tensors between processes, by torch's name for it."""
 
+    # -- what has an answer that is right for most -----------------------------------------------
+    def exists(self, index: int) -> bool:
+        """There is a device of this number."""
+        return 0 <= index < self.count
+
+    def bfloat16(self, index: int) -> str:
+        """``native``, ``emulated`` or ``no``, as :mod:`devicekit.formats` has it; GPUs have it from 8.0 on."""
+        return "native" if self.card(index).capability >= (8, 0) else "emulated"
+
+    def generator(self, index: int) -> Any:
+        """The default generator of a device; a processor's is the one that the host has."""
+        return self.torch.default_generator
+
+    def manual_seed(self, seed: int, *, every: bool) -> None:
+        """Seed the default generator of the current device, or of every one."""
+        self.torch.default_generator.manual_seed(seed)
+
+    def limit_memory(self, index: int, fraction: float) -> None:
+        """Let this process have no more than this part of the device's memory; nothing, where that cannot be."""
+
+    def compile_problem(self) -> str:
+        """Why torch's own compiler makes nothing for the device; empty where it does."""
+        return ""
+
     @property
     def device_type(self) -> str:
         """What torch calls the real device; also the type that autocast is asked for."""
@@ -159,6 +183,43 @@ class DecidedTarget(Target):
         """Nothing to wait for on a processor."""
         self._backend.synchronize(self._own(index))
 
+    def exists(self, index: int) -> bool:
+        """Where there is only one device, any number means it."""
+        return not self._backend.indexed or super().exists(index)
+
+    def bfloat16(self, index: int) -> str:
+        """As the facade says; what it cannot tell runs, and nobody knows how."""
+        return self._backend.precisions(self._own(index)).get("bfloat16", "emulated")
+
+    def generator(self, index: int) -> Any:
+        """The runtime's own, which it makes when it starts."""
+        if not self._backend.accelerator:
+            return super().generator(index)
+        runtime = self._runtime
+        if not hasattr(runtime, "default_generators"):  # torch.mps, which has one device
+            return runtime._get_default_mps_generator()
+        runtime.init()
+        return runtime.default_generators[index]
+
+    def manual_seed(self, seed: int, *, every: bool) -> None:
+        """As the runtime does it: a seed that comes before its start waits for it, and starts nothing."""
+        if not self._backend.accelerator:
+            super().manual_seed(seed, every=every)
+        elif every:
+            self._backend.manual_seed(seed)
+        else:
+            self._runtime.manual_seed(seed)
+
+    def limit_memory(self, index: int, fraction: float) -> None:
+        """Where the runtime has numbered devices and such a limit."""
+        limit = getattr(self._runtime, "set_per_process_memory_fraction", None) if self._backend.indexed else None
+        if limit is not None:
+            limit(fraction, index)
+
+    def compile_problem(self) -> str:
+        """The backend's own."""
+        return self._backend.compile_problem(self._own(self.current))
+
     @property
     def streams(self) -> Any:
         """The runtime's, or stand-ins for one queue of work."""
@@ -168,6 +229,10 @@ class DecidedTarget(Target):
     def collective(self) -> str:
         """Gloo for a processor."""
         return self._backend.collective
+
+    @property
+    def _runtime(self) -> Any:
+        return getattr(self.torch, self._backend.device_type)
 
     def _own(self, index: int) -> int:
         return index if self._backend.indexed else 0

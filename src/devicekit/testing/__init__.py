@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from devicekit.testing.fake_host import FakeHost
     from devicekit.testing.fake_torch import FakeTorch
     from devicekit.testing.machines import MACHINES, Build, Card, Faults, Machine, machine_named
+    from devicekit.testing.simulated_cuda import simulated_cuda
     from devicekit.testing.simulation import simulated_machine
 
 _HOME = {
@@ -31,6 +32,7 @@ _HOME = {
     "MACHINES": "machines",
     "Machine": "machines",
     "machine_named": "machines",
+    "simulated_cuda": "simulated_cuda",
     "simulated_machine": "simulation",
 }
 
@@ -44,6 +46,7 @@ __all__ = [
     "MACHINES",
     "Machine",
     "machine_named",
+    "simulated_cuda",
     "simulated_machine",
 ]
 

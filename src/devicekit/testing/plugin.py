@@ -14,6 +14,7 @@ import pytest
 if TYPE_CHECKING:
     from devicekit.host import Host
     from devicekit.manager import DeviceManager
+    from devicekit.redirect.redirect import Redirect
 
 EACH_DEVICE = "each_device"
 
@@ -31,11 +32,31 @@ def simulate() -> Iterator[Callable[..., Host]]:
 
 
 @pytest.fixture
+def simulated_cuda(request: pytest.FixtureRequest) -> Iterator[Redirect]:
+    """An NVIDIA GPU that is not there, until the test ends; or several: ``@pytest.mark.simulated_cuda(count=2)``.
+
+    The marker's arguments are those of :func:`devicekit.testing.simulated_cuda`.
+    """
+    from devicekit.testing.simulated_cuda import simulated_cuda
+
+    marker = request.node.get_closest_marker("simulated_cuda")
+    args, kwargs = ((), {}) if marker is None else (marker.args, marker.kwargs)
+    with simulated_cuda(*args, **kwargs) as redirect:
+        yield redirect
+
+
+@pytest.fixture
 def each_device(request: pytest.FixtureRequest) -> DeviceManager:
     """A :class:`devicekit.DeviceManager`; the test runs once for every usable device of this machine."""
     from devicekit.manager import DeviceManager
 
     return DeviceManager(request.param, strict=True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marker known."""
+    line = "simulated_cuda(count, memory, capability): the GPUs of the fixture of this name"
+    config.addinivalue_line("markers", line)
 
 
 def pytest_generate_tests(metafunc: Any) -> None:

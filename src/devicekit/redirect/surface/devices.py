@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from devicekit.redirect.naming import cuda_index
 from devicekit.redirect.redirect import Redirect
 
 __all__ = ["install"]
@@ -13,8 +12,28 @@ __all__ = ["install"]
 def install(redirect: Redirect) -> None:
     """Replace ``torch.device`` by a class that makes real devices, and translate where one becomes the default."""
     torch, layer = redirect.torch, redirect.layer
-    real = torch.device
-    host = redirect.host_device = real("cpu")
+    redirect.host_device = torch.device("cpu")
+    layer.stand_in(torch, "device", _stand_in(redirect, torch.device))
+
+    # `with torch.device("cuda")` and set_default_device put one of these onto the stack of modes.
+    def init(before: Any) -> Any:
+        def __init__(self: Any, device: Any) -> None:  # noqa: N807
+            index = redirect.index(device) if layer.on else None
+            if index is None:
+                before(self, device)
+            else:
+                redirect.note("default device")
+                before(self, redirect.target.real(index))
+                self.device = redirect.default_device(index)
+
+        return __init__
+
+    layer.wrap(redirect.module("torch.utils._device").DeviceContext, "__init__", init)
+
+
+def _stand_in(redirect: Redirect, real: Any) -> type:
+    """In place of the type ``torch.device``, from which nothing can be derived: calling it makes a real one."""
+    layer, host = redirect.layer, redirect.host_device
 
     class Meta(type):
         def __call__(cls, *args: Any, **kwargs: Any) -> Any:
@@ -31,17 +50,11 @@ def install(redirect: Redirect) -> None:
         def __subclasscheck__(cls, subclass: type) -> bool:
             return subclass is cls or issubclass(subclass, real)
 
-    device = Meta("device", (), {"__module__": "torch", "__doc__": real.__doc__, "__slots__": ()})
-    layer.stand_in(torch, "device", device)
+        # torch's own tables, and those of programs, have the type of a device as a key.
+        def __eq__(cls, other: object) -> bool:
+            return other is cls or real == other
 
-    # `with torch.device("cuda")` and set_default_device put one of these onto the stack of modes.
-    def init(before: Any) -> Any:
-        def __init__(self: Any, device: Any) -> None:  # noqa: N807
-            if layer.on and cuda_index(device) is not None:
-                redirect.note("default device")
-                device = redirect.real(device)
-            before(self, device)
+        def __hash__(cls) -> int:
+            return hash(real)
 
-        return __init__
-
-    layer.wrap(redirect.module("torch.utils._device").DeviceContext, "__init__", init)
+    return Meta("device", (), {"__module__": "torch", "__doc__": real.__doc__, "__slots__": ()})

@@ -37,7 +37,6 @@ def install(redirect: Redirect) -> None:
         for name in owner.__all__:
             if owner is not torch.fft or name in ("fftfreq", "rfftfreq"):
                 layer.wrap(owner, name, functools.partial(factory, redirect, f"{owner.__name__}.{name}"))
-    jit_knows(redirect)
 
 
 def factory(redirect: Redirect, what: str, real: Callable[..., Any]) -> Callable[..., Any]:
@@ -75,12 +74,3 @@ def aliasing(redirect: Redirect, what: str, real: Callable[..., Any]) -> Callabl
         return real(data, *args, **kwargs, device="cpu").to(device)
 
     return on_target
-
-
-def jit_knows(redirect: Redirect) -> None:
-    """TorchScript finds torch's functions by their identity; it must find the replacements as well."""
-    table = redirect.module("torch.jit._builtins")._get_builtin_table()
-    for real, new in redirect.layer.replaced():
-        operator = table.get(id(real))
-        if operator is not None:
-            redirect.layer.put(table, id(new), operator)

@@ -80,10 +80,11 @@ def answer_torch_generator() -> None:
     A C++ generator for a Python backend cannot be had, and torch.Generator cannot be given a new
     ``__new__``; its metaclass is a Python class, though. torch.Generator stays the class it was.
     """
-    maker: Any = type(torch.Generator)
+    plain = torch.Generator  # kept, because a redirect puts another class there
+    maker: Any = type(plain)
 
     def call(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        if cls is torch.Generator and _is_for_npu(*args, **kwargs):
+        if cls is plain and _is_for_npu(*args, **kwargs):
             return NpuGenerator(*args, **kwargs)
         return super(maker, cls).__call__(*args, **kwargs)
 

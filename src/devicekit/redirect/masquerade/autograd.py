@@ -1,0 +1,94 @@
+"""The backward pass: the mode stays on in it, and gradients are where their tensors are."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from devicekit.redirect.masquerade.mode import Masquerade, gathered
+
+__all__ = ["install"]
+
+
+def install(mode: Masquerade) -> None:
+    """While a mode handles a call it is off, and a backward pass is one call: hooks, custom functions and
+    checkpoints run in it, so that one is called with the mode on.
+    """
+    backward = Backward(mode)
+    mode.handle(torch.Tensor.backward, backward.of_tensor)
+    mode.handle(torch.Tensor.register_hook, backward.hook)
+    for name in ("backward", "grad"):
+        mode.layer.wrap(torch.autograd, name, backward.watched)
+
+
+class Backward:
+    """Handlers and replacements."""
+
+    def __init__(self, mode: Masquerade) -> None:
+        self.mode = mode
+
+    def of_tensor(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """``Tensor.backward``, without asking for modes once more."""
+        names = ("gradient", "retain_graph", "create_graph", "inputs")
+        given = {**dict(zip(names, args[1:], strict=False)), **kwargs}
+        gradient = given.pop("gradient", None)
+        with self.mode:
+            torch.autograd.backward(args[0], gradient, **given)
+
+    def watched(self, real: Any) -> Callable[..., Any]:
+        """``torch.autograd.backward`` and ``grad``: what they make is on the device of what they start from."""
+        layer, twin = self.mode.layer, unasking(real)
+
+        def run(tensors: Any, *args: Any, **kwargs: Any) -> Any:
+            if not layer.on:
+                return real(tensors, *args, **kwargs)
+            with self.on_device_of(tensors):
+                found = twin(tensors, *args, **kwargs)
+            index = self._index(tensors)
+            if index is not None:
+                self.mode.places.settle_all(found, index)
+            return found
+
+        return run
+
+    def hook(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """``Tensor.register_hook``: the gradient that the hook is given is where the tensor is."""
+        tensor, hook = args[0], args[1] if len(args) > 1 else kwargs["hook"]
+        places = self.mode.places
+        index = places.index(tensor)
+
+        @functools.wraps(hook)
+        def marked(grad: Any) -> Any:
+            return hook(grad if index is None else places.settle(grad, index))
+
+        return func(tensor, marked)
+
+    @contextmanager
+    def on_device_of(self, tensors: Any) -> Iterator[None]:
+        """What has no mark inside is taken for a gradient, if this pass starts on a device."""
+        thread = self.mode.thread
+        before, index = thread.backward, self._index(tensors)
+        thread.backward = before if index is None else index
+        try:
+            yield
+        finally:
+            thread.backward = before
+
+    def _index(self, tensors: Any) -> int | None:
+        found = gathered((tensors,))
+        return next((i for i in map(self.mode.places.index, found) if i is not None), None)
+
+
+def unasking(real: Any) -> Callable[..., Any]:
+    """The same function, but it does not ask for modes: with one in force it would hand itself over to it."""
+    original = inspect.unwrap(real)
+    apart = {**original.__globals__, "has_torch_function": lambda *_: False}
+    twin = types.FunctionType(original.__code__, apart, original.__name__, original.__defaults__, original.__closure__)
+    twin.__kwdefaults__ = original.__kwdefaults__
+    return twin

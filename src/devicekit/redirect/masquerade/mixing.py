@@ -1,0 +1,140 @@
+"""Operations on tensors of different devices: which CUDA allows, and what it says about the others."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from devicekit.redirect.marks import WILD
+
+if TYPE_CHECKING:
+    from devicekit.redirect.masquerade.mode import Masquerade
+
+__all__ = ["check"]
+
+ALLOWED = frozenset({
+    # copies across devices, or only the shape or the dtype of the other is wanted
+    "copy_", "_foreach_copy_", "data", "set_", "expand_as", "view_as", "reshape_as", "resize_as_", "type_as",
+    "broadcast_tensors", "result_type", "promote_types", "is_same_size", "_has_compatible_shallow_copy_type",
+    "_use_cudnn_rnn_flatten_weight", "__deepcopy__", "swap_tensors", "is_set_to",
+    # arguments that CUDA wants on the host, or takes from there
+    "ctc_loss", "tensor_split", "_pack_padded_sequence", "pack_padded_sequence", "_pad_packed_sequence",
+    "__setitem__", "index_put_", "index_put", "_index_put_impl_",
+})  # fmt: skip
+"""By name."""
+INDEXING = ("__getitem__", "__setitem__", "index_put_", "index_put")
+SAME_BY_MODULE = ("torch.optim", "torch.nn.utils.clip_grad", "torch.amp")
+"""Parts of torch that bring tensors of several devices together themselves."""
+
+NAMED: dict[str, tuple[str, tuple[str, ...]]] = {
+    "linear": ("wrapper_CUDA_addmm", ("mat1", "mat2", "self")),
+    "addmm": ("wrapper_CUDA_addmm", ("self", "mat1", "mat2")),
+    "mm": ("wrapper_CUDA_mm", ("self", "mat2")),
+    "bmm": ("wrapper_CUDA_bmm", ("self", "mat2")),
+    "matmul": ("wrapper_CUDA_mm", ("self", "mat2")),
+    "__matmul__": ("wrapper_CUDA_mm", ("self", "mat2")),
+    "mv": ("wrapper_CUDA_addmv_", ("mat", "vec")),
+    "dot": ("wrapper_CUDA__dot", ("self", "tensor")),
+    "embedding": ("wrapper_CUDA__index_select", ("index", "self")),
+    "index_select": ("wrapper_CUDA__index_select", ("self", "index")),
+    "gather": ("wrapper_CUDA_gather", ("self", "index")),
+    "scatter": ("wrapper_CUDA_scatter_src", ("self", "index", "src")),
+    "scatter_": ("wrapper_CUDA_scatter__src", ("self", "index", "src")),
+    "scatter_add_": ("wrapper_CUDA_scatter_add_", ("self", "index", "src")),
+    "nll_loss": ("wrapper_CUDA_nll_loss_forward", ("self", "target")),
+    "cross_entropy": ("wrapper_CUDA_nll_loss_forward", ("self", "target")),
+    "layer_norm": ("wrapper_CUDA__native_layer_norm", ("input", "weight", "bias")),
+    "batch_norm": ("wrapper_CUDA__cudnn_batch_norm", ("input", "weight", "bias")),
+    "cat": ("wrapper_CUDA_cat", ("tensors", "tensors")),
+    "stack": ("wrapper_CUDA_cat", ("tensors", "tensors")),
+}
+"""Operations whose kernel checks its arguments one by one (RegisterCUDA.cpp), and what they are called there."""
+CONVOLUTIONS = frozenset(f"{kind}{n}d" for kind in ("conv", "conv_transpose") for n in (1, 2, 3))
+
+
+def check(mode: Masquerade, func: Any, args: tuple[Any, ...], tensors: list[Any]) -> None:
+    """Tensors of several places take part.
+
+    Raises:
+        RuntimeError: CUDA would not compute this, in its words as far as they are known.
+    """
+    name = name_of(func)
+    if mode.thread.backward is not None and all(mode.places.of(t) is None for t in _others(mode, tensors)):
+        return  # what autograd has just made, it made on the device
+    places = [mode.places.of(t) for t in tensors]
+    if name in INDEXING and tensors and tensors[0] is args[0]:
+        _check_index(mode, args, places[0])
+        return
+    if name in ALLOWED or _torch_brings_together():
+        return
+    raise RuntimeError(_words(name, tensors, places))
+
+
+def name_of(func: Any) -> str:
+    """The operation's name; for a property's, the property's."""
+    name = getattr(func, "__name__", "")
+    return str(getattr(func.__self__, "__name__", name)) if name in ("__get__", "__set__") else str(name)
+
+
+def _others(mode: Masquerade, tensors: list[Any]) -> list[Any]:
+    first = next((p for p in map(mode.places.of, tensors) if isinstance(p, int)), None)
+    return [t for t in tensors if mode.places.of(t) not in (first, WILD)]
+
+
+def _check_index(mode: Masquerade, args: tuple[Any, ...], place: Any) -> None:
+    """A tensor of the device may be indexed by one of the host, and not the other way round."""
+    from devicekit.redirect.masquerade.mode import gathered
+
+    for index in gathered(args[1:2]):
+        where = mode.places.index(index)
+        if where is not None and where != place:
+            own = "cpu" if place is None else f"cuda:{place}"
+            raise RuntimeError(f"indices should be either on cpu or on the same device as the indexed tensor ({own})")
+
+
+def _torch_brings_together() -> bool:
+    frame: Any = sys._getframe(2)
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__", ""))
+        if module.startswith(SAME_BY_MODULE):
+            return True
+        if module.partition(".")[0] not in ("torch", "devicekit"):
+            return False
+        frame = frame.f_back
+    return False
+
+
+def _words(name: str, tensors: list[Any], places: list[Any]) -> str:
+    told = ["cpu" if place is None else f"cuda:{place}" for place in places]
+    if name in CONVOLUTIONS and len(tensors) > 1:
+        kinds = [
+            t.type() if p is None else t.type().replace("torch.", "torch.cuda.")
+            for t, p in zip(tensors, places, strict=True)
+        ]
+        if kinds[0] != kinds[1]:
+            return f"Input type ({kinds[0]}) and weight type ({kinds[1]}) should be the same"
+        return f"Input type ({kinds[0]}) and bias type ({kinds[-1]}) should be the same"
+    kernel, arguments = NAMED.get(name, ("", ()))
+    first = next(p for p in places if isinstance(p, int))
+    odd = next(i for i, p in enumerate(places) if p != first and p is not WILD)
+    if not kernel or odd >= len(arguments):
+        one, other, *_ = sorted({t for t, p in zip(told, places, strict=True) if p is not WILD}, reverse=True)
+        return f"Expected all tensors to be on the same device, but found at least two devices, {one} and {other}!"
+    argument = arguments[odd]
+    if _speaks_briefly():
+        return (
+            f"Expected all tensors to be on the same device, but got {argument} is on {told[odd]}, different from "
+            f"other tensors on cuda:{first} (when checking argument in method {kernel})"
+        )
+    return (
+        f"Expected all tensors to be on the same device, but found at least two devices, cuda:{first} and {told[odd]}! "
+        f"(when checking argument for argument {argument} in method {kernel})"
+    )
+
+
+def _speaks_briefly() -> bool:
+    """Since 2.8 torch has other words (c10/core/impl/..., common_device_check_failure)."""
+    major, minor = (int(part) for part in torch.__version__.split(".")[:2])
+    return (major, minor) >= (2, 8)

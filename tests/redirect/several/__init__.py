@@ -1,0 +1,1 @@
+"""Programs written for CUDA that start processes, or are started by a launcher; they check themselves."""
