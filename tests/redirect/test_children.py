@@ -48,7 +48,7 @@ def started(command: list[str], settings: Settings | str | None = None, **env: s
     path = os.pathsep.join([str(Path(dk.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
         [sys.executable, *command],
-        env={**os.environ, "PYTHONPATH": path, "GLOO_SOCKET_IFNAME": "lo", **env},
+        env={**os.environ, "PYTHONPATH": path, "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "", **env},
         capture_output=True,
         text=True,
         timeout=300,
@@ -91,6 +91,12 @@ def test_a_variable_that_makes_no_sense(text: str, why: str) -> None:
         Settings.from_json(text)
     assert why in caught.value.why
     assert VARIABLE in caught.value.try_
+
+
+def test_a_dtype_that_there_is_not() -> None:
+    with pytest.raises(DeviceKitError, match="'floating' is no dtype"):
+        children.enter_from(Settings(autocast_dtype="floating"))
+    assert layer._STACK == []
 
 
 # -- in the parent -----------------------------------------------------------------------------------

@@ -137,6 +137,7 @@ def test_dynamo_that_is_imported_inside_knows_torchs_own_functions_afterwards() 
         g = torch.compile(lambda x: x.to(torch.device("cpu")) + torch.ones(3, device=x.device), backend="eager",
                           fullgraph=True)
         assert g(torch.ones(3)).tolist() == [2, 2, 2]
+        assert torch.zeros in torch._dynamo.trace_rules.get_torch_obj_rule_map()
         assert torch.cuda.is_available in torch._dynamo.variables.torch.constant_fold_functions
         if not torch.cuda.is_available():
             try:

@@ -25,9 +25,10 @@ NPU = SimpleNamespace(collective="hccl", device_type="npu", on_host=False)
 
 
 @pytest.fixture
-def alone(redirect: Redirect) -> Iterator[dict[str, Any]]:
+def alone(redirect: Redirect, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     """What a process that is alone says to join a group; afterwards it has left it."""
     hook = sys.excepthook
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "")  # asks no name server
     yield {"store": dist.HashStore(), "rank": 0, "world_size": 1}
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -108,7 +109,9 @@ def test_an_average_of_one(alone: dict[str, Any]) -> None:
     x, part = torch.full((2,), 3.0, device="cuda"), torch.zeros(2, device="cuda")
     dist.all_reduce(x, dist.ReduceOp.AVG)
     dist.reduce(x, 0, dist.ReduceOp.AVG)
-    dist.reduce_scatter_tensor(part, x, dist.ReduceOp.AVG)
+    dist.reduce_scatter_tensor(output=part, input=x, op=dist.ReduceOp.AVG)
+    dist.reduce_scatter_tensor(part, x, group=None, op=dist.ReduceOp.AVG)
+    dist.all_reduce(tensor=x)
     assert x.tolist() == part.tolist() == [3, 3]
     n = torch.tensor([5], device="cuda")
     assert dist.all_reduce(n, dist.ReduceOp.AVG, async_op=True).is_completed()

@@ -275,6 +275,7 @@ def test_functions_are_sent_by_their_names() -> None:
             assert pickle.loads(data) is function
 
 
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated:UserWarning")
 @pytest.mark.usefixtures("redirect")
 @pytest.mark.parametrize("where", [None, "cuda:0"])
 def test_packages(where: str | None) -> None:

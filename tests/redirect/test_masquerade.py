@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import pickle
 import threading
 import warnings
@@ -49,6 +50,11 @@ MADE: dict[str, Callable[[Any], Any]] = {
     "parameter": lambda x: torch.nn.Parameter(x),
     "sparse": lambda x: x.to_sparse(),
     "dense again": lambda x: x.to_sparse().to_dense(),
+    "sparse from the host": lambda x: torch.eye(3).to_sparse().cuda(x.get_device()) @ x,
+    "read back": lambda x: read_back({"x": x})["x"],
+    "read back into a model": lambda x: read_back(torch.nn.Linear(3, 3).cuda())(x),
+    "pickled": lambda x: pickle.loads(pickle.dumps(x)),
+    "packed": lambda x: torch.nn.utils.rnn.pack_padded_sequence(x[None], torch.tensor([3]), batch_first=True).data,
     "vmap": lambda x: torch.func.vmap(lambda row: row * 2)(x),
     "grad": lambda x: torch.func.grad(lambda v: (v * v).sum())(x),
     "host indices": lambda x: x[torch.tensor([0, 1])],
@@ -59,6 +65,7 @@ MADE: dict[str, Callable[[Any], Any]] = {
     "complex": lambda x: torch.fft.fft(x).abs(),
     "attention": lambda x: torch.nn.functional.scaled_dot_product_attention(x[None], x[None], x[None]),
     "lstm": lambda x: torch.nn.LSTM(3, 2).cuda()(x[None])[0],
+    "lstm over packed": lambda x: torch.nn.LSTM(3, 2, batch_first=True).cuda()(packed(x))[0].data,
     "attention module": lambda x: torch.nn.MultiheadAttention(3, 1).cuda()(x, x, x)[0],
     "batch norm": lambda x: torch.nn.BatchNorm1d(3).cuda()(x),
     "dropout": lambda x: torch.nn.functional.dropout(x),
@@ -69,7 +76,23 @@ MADE: dict[str, Callable[[Any], Any]] = {
     "to other": lambda x: torch.ones(2).to(x),
     "to device of": lambda x: torch.ones(2).to(x.device),
     "scripted": lambda x: traced(lambda a: a * 2)(x),
+    "scripted with a size": lambda x: scripted_part(x, torch.IntTensor([2])),
 }
+
+
+def scripted_part(x: Any, sizes: Any) -> Any:
+    """Calls what vocoders have: how many channels there are is an argument, on the host."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        script = torch.jit.CompilationUnit("def part(x, sizes):\n    return x[:, : int(sizes[0])] * 2\n")
+    return script.part(x, sizes)
+
+
+def read_back(value: Any, **options: Any) -> Any:
+    file = io.BytesIO()
+    torch.save(value, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False, **options)
 
 
 def traced(function: Callable[[Any], Any]) -> Any:
@@ -109,7 +132,16 @@ HOST: dict[str, Callable[[Any], Any]] = {
     "copied to": lambda x: torch.empty(3, 3).copy_(x),
     "forced": lambda x: torch.from_numpy(x.numpy(force=True)),
     "assigned": lambda x: torch.zeros(3, 3).__setitem__(0, x[0]) or torch.zeros(3),
+    "filled": lambda x: torch.zeros(3).fill_(x.sum()),
+    "read back": lambda x: read_back(x, map_location="cpu"),
+    "indexed by a number": lambda x: torch.ones(3)[x.sum().long() - 9],
+    "batch sizes": lambda x: packed(x).batch_sizes,
+    "lengths": lambda x: torch.nn.utils.rnn.pad_packed_sequence(packed(x))[1],
 }
+
+
+def packed(x: Any) -> Any:
+    return torch.nn.utils.rnn.pack_padded_sequence(x[None], torch.tensor([3]), batch_first=True)
 
 
 @pytest.mark.parametrize("make", HOST.values(), ids=HOST)
@@ -124,6 +156,12 @@ WRONG: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "add": (lambda x, h: x + h, "cuda:0 and cpu!"),
     "add the other way": (lambda x, h: h + x, "cuda:0 and cpu!"),
     "in place": (lambda x, h: h.add_(x), "at least two devices|same device"),
+    "into a number": (lambda x, h: torch.tensor(0.0).add_(x.sum()), "same device"),
+    "stacked numbers": (lambda x, h: torch.stack([h.sum(), x.sum()]), "same device"),
+    "lengths": (
+        lambda x, h: torch.nn.utils.rnn.pack_padded_sequence(x[None], torch.tensor([3]).cuda(), batch_first=True),
+        "'lengths' argument should be a 1D CPU int64 tensor, but got 1D cuda:0 Long tensor",
+    ),
     "matmul": (lambda x, h: x @ h, "wrapper_CUDA_mm"),
     "linear": (lambda x, h: torch.nn.Linear(3, 3).cuda()(h), "mat1 .*wrapper_CUDA_addmm"),
     "forgotten module": (lambda x, h: torch.nn.Linear(3, 3)(x), "wrapper_CUDA_addmm"),
@@ -133,6 +171,8 @@ WRONG: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
         r"Input type \(torch.FloatTensor\) and weight type \(torch.cuda.FloatTensor\) should be the same",
     ),
     "cat": (lambda x, h: torch.cat([x, h]), "same device"),
+    "lstm": (lambda x, h: torch.nn.LSTM(3, 2).cuda()(h[None]), "same device"),
+    "lstm over packed": (lambda x, h: torch.nn.LSTM(3, 2, batch_first=True).cuda()(packed(h)), "same device"),
     "loss": (lambda x, h: torch.nn.functional.cross_entropy(x, torch.tensor([0, 1, 2])), "same device"),
     "where": (lambda x, h: torch.where(x > 0, x, h), "same device"),
     "out": (lambda x, h: torch.add(x, x, out=h), "same device"),
@@ -216,6 +256,18 @@ def test_gradients_in_hooks_and_functions() -> None:
     assert torch.autograd.grad(Twice.apply(x).sum(), x)[0].is_cuda
 
 
+def test_gradients_that_are_asked_for() -> None:
+    """They are told by keyword in most programs, lie where their inputs lie, and inputs may come one by one."""
+    model, host = torch.nn.Linear(3, 1).cuda(), torch.ones(2, 3, requires_grad=True)
+    score = model(host.cuda()).sum()
+    (gradient,) = torch.autograd.grad(outputs=score, inputs=host, create_graph=True, retain_graph=True)
+    assert gradient.device.type == "cpu"
+    found = torch.autograd.grad(score, model.parameters())
+    assert [each.device for each in found] == [torch.device("cuda:0")] * 2
+    torch.autograd.backward(tensors=[model(on_device()).sum()])
+    assert model.weight.grad.is_cuda
+
+
 def test_the_host_can_be_trained_on_as_well() -> None:
     parameter = with_grad(torch.ones(2))
     assert parameter.grad.device.type == "cpu"
@@ -261,6 +313,21 @@ def test_default_device() -> None:
     finally:
         torch.set_default_device(None)
     assert torch.zeros(2).device.type == "cpu"
+
+
+@pytest.mark.filterwarnings("ignore:torch.set_default_tensor_type:UserWarning")
+def test_default_tensor_type() -> None:
+    """It is what torch.Tensor makes, beside what the default device is for."""
+    torch.set_default_tensor_type("torch.cuda.HalfTensor")
+    try:
+        made = torch.Tensor([1e3]), torch.Tensor(2, 3), torch.ones(2), torch.nn.Parameter(torch.Tensor(2))
+        assert {(each.device, each.dtype) for each in made} == {(torch.device("cuda:0"), torch.float16)}
+        assert torch.Tensor(made[1]).data_ptr() == made[1].data_ptr()
+        assert torch.FloatTensor([1.0]).device.type == "cpu"
+    finally:
+        torch.set_default_tensor_type("torch.FloatTensor")
+    assert torch.Tensor([1.0]).device.type == "cpu"
+    assert torch.ones(1).dtype == torch.float32
 
 
 def test_threads() -> None:

@@ -122,6 +122,7 @@ def enter_from(settings: Settings) -> Redirect:
 
 
 def _redirect(settings: Settings) -> Redirect:
+    from devicekit.errors import DeviceKitError
     from devicekit.host import current
     from devicekit.redirect.recording import Record
     from devicekit.redirect.redirect import Redirect
@@ -136,7 +137,9 @@ def _redirect(settings: Settings) -> Redirect:
         target: Target = SimulatedTarget(torch, settings.count or 1, memory, settings.capability or (8, 6))
     else:
         target = DecidedTarget(resolver().decide(settings.device, strict=True), settings.count)
-    dtype = getattr(torch, settings.autocast_dtype) if settings.autocast_dtype else None
+    dtype = getattr(torch, settings.autocast_dtype, "") if settings.autocast_dtype else None
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise DeviceKitError(f"{settings.autocast_dtype!r} is no dtype of torch.", try_='"float16", "bfloat16"')
     record = Record.of_child(settings.report) if settings.report else None
     return Redirect(target, record=record, autocast_dtype=dtype, strict=strict, shims=settings.shims)
 

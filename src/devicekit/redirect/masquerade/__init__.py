@@ -5,7 +5,17 @@ For finding a forgotten ``.to(device)`` or ``.cpu()`` where there is no GPU. tor
 
 from __future__ import annotations
 
-from devicekit.redirect.masquerade import answers, autograd, defaults, factories, mode, moving, scripts, threads
+from devicekit.redirect.masquerade import (
+    answers,
+    autograd,
+    defaults,
+    factories,
+    mode,
+    moving,
+    scripts,
+    sequences,
+    threads,
+)
 from devicekit.redirect.redirect import Redirect
 
 __all__ = ["install"]
@@ -19,4 +29,5 @@ def install(redirect: Redirect) -> None:
         part.install(masquerade)
     defaults.install(redirect)
     scripts.install(masquerade)
+    sequences.install(masquerade)
     threads.install(masquerade)

@@ -23,8 +23,8 @@ def install(mode: Masquerade) -> None:
     backward = Backward(mode)
     mode.handle(torch.Tensor.backward, backward.of_tensor)
     mode.handle(torch.Tensor.register_hook, backward.hook)
-    for name in ("backward", "grad"):
-        mode.layer.wrap(torch.autograd, name, backward.watched)
+    mode.layer.wrap(torch.autograd, "backward", backward.into_leaves)
+    mode.layer.wrap(torch.autograd, "grad", backward.of_inputs)
 
 
 class Backward:
@@ -41,18 +41,33 @@ class Backward:
         with self.mode:
             torch.autograd.backward(args[0], gradient, **given)
 
-    def watched(self, real: Any) -> Callable[..., Any]:
-        """``torch.autograd.backward`` and ``grad``: what they make is on the device of what they start from."""
+    def into_leaves(self, real: Any) -> Callable[..., Any]:
+        """``torch.autograd.backward``."""
         layer, twin = self.mode.layer, unasking(real)
 
         def run(tensors: Any, *args: Any, **kwargs: Any) -> Any:
             if not layer.on:
                 return real(tensors, *args, **kwargs)
+            tensors = _listed(tensors)
             with self.on_device_of(tensors):
-                found = twin(tensors, *args, **kwargs)
-            index = self._index(tensors)
-            if index is not None:
-                self.mode.places.settle_all(found, index)
+                return twin(tensors, *args, **kwargs)
+
+        return run
+
+    def of_inputs(self, real: Any) -> Callable[..., Any]:
+        """``torch.autograd.grad``: each gradient is where its input is."""
+        layer, places, twin = self.mode.layer, self.mode.places, unasking(real)
+
+        def run(outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            if not layer.on:
+                return real(outputs, inputs, *args, **kwargs)
+            outputs, inputs = _listed(outputs), _listed(inputs)
+            with self.on_device_of(outputs):
+                found = twin(outputs, inputs, *args, **kwargs)
+            for gradient, of in zip(found, (inputs,) if len(found) == 1 else inputs, strict=True):
+                index = self._index(of)
+                if index is not None:
+                    places.settle_all(gradient, index)
             return found
 
         return run
@@ -83,6 +98,11 @@ class Backward:
     def _index(self, tensors: Any) -> int | None:
         found = gathered((tensors,))
         return next((i for i in map(self.mode.places.index, found) if i is not None), None)
+
+
+def _listed(tensors: Any) -> Any:
+    """A generator, as ``module.parameters()`` gives one, can be gone through only once."""
+    return tensors if isinstance(tensors, (torch.Tensor, tuple, list)) else tuple(tensors)
 
 
 def unasking(real: Any) -> Callable[..., Any]:

@@ -12,7 +12,7 @@ from devicekit.redirect.marks import WILD
 if TYPE_CHECKING:
     from devicekit.redirect.masquerade.mode import Masquerade
 
-__all__ = ["check"]
+__all__ = ["check", "takes_no_number"]
 
 ALLOWED = frozenset({
     # copies across devices, or only the shape or the dtype of the other is wanted
@@ -20,10 +20,16 @@ ALLOWED = frozenset({
     "broadcast_tensors", "result_type", "promote_types", "is_same_size", "_has_compatible_shallow_copy_type",
     "_use_cudnn_rnn_flatten_weight", "__deepcopy__", "swap_tensors", "is_set_to",
     # arguments that CUDA wants on the host, or takes from there
-    "ctc_loss", "tensor_split", "_pack_padded_sequence", "pack_padded_sequence", "_pad_packed_sequence",
+    "ctc_loss", "tensor_split", "fill_",
     "__setitem__", "index_put_", "index_put", "_index_put_impl_",
+    # functions of TorchScript: what they do with which argument is not seen
+    "__call__",
 })  # fmt: skip
 """By name."""
+JOINING = ("cat", "concat", "concatenate", "dstack", "hstack", "stack", "vstack")
+"""Single numbers of the host are none to them, but tensors like all others."""
+INTO_THEIR_FIRST = tuple(f"__i{name}__" for name in ("add", "and", "mul", "or", "pow", "sub", "truediv", "xor"))
+"""Those whose names do not end so that it shows."""
 INDEXING = ("__getitem__", "__setitem__", "index_put_", "index_put")
 SAME_BY_MODULE = ("torch.optim", "torch.nn.utils.clip_grad", "torch.amp")
 """Parts of torch that bring tensors of several devices together themselves."""
@@ -72,6 +78,17 @@ def check(mode: Masquerade, func: Any, args: tuple[Any, ...], tensors: list[Any]
     raise RuntimeError(_words(name, tensors, places))
 
 
+def takes_no_number(mode: Masquerade, func: Any, args: tuple[Any, ...]) -> bool:
+    """Whether a single number of the host, which otherwise may take part (TensorIterator.cpp), is an error as well:
+    where it is what is written to, and where there is no such rule.
+    """
+    name = name_of(func)
+    if name in JOINING:
+        return True
+    writes = name in INTO_THEIR_FIRST or (name.endswith("_") and not name.endswith("__"))
+    return writes and isinstance(args[0], torch.Tensor) and mode.places.of(args[0]) is None
+
+
 def name_of(func: Any) -> str:
     """The operation's name; for a property's, the property's."""
     name = getattr(func, "__name__", "")
@@ -84,12 +101,15 @@ def _others(mode: Masquerade, tensors: list[Any]) -> list[Any]:
 
 
 def _check_index(mode: Masquerade, args: tuple[Any, ...], place: Any) -> None:
-    """A tensor of the device may be indexed by one of the host, and not the other way round."""
+    """A tensor of the device may be indexed by one of the host, and not the other way round; by a single number of
+    the device as by any number (python_variable_indexing.cpp).
+    """
     from devicekit.redirect.masquerade.mode import gathered
 
     for index in gathered(args[1:2]):
         where = mode.places.index(index)
-        if where is not None and where != place:
+        is_number = index.dim() == 0 and index.dtype not in (torch.bool, torch.uint8)
+        if where is not None and where != place and not is_number:
             own = "cpu" if place is None else f"cuda:{place}"
             raise RuntimeError(f"indices should be either on cpu or on the same device as the indexed tensor ({own})")
 

@@ -73,7 +73,7 @@ class Masquerade(TorchFunctionMode):
         if kwargs:
             tensors += gathered(tuple(kwargs.values()))
         index, wild, host, mixed = self._survey(tensors)
-        if mixed and index is not None:
+        if host and index is not None and (mixed or mixing.takes_no_number(self, func, args)):
             mixing.check(self, func, args, tensors)
         if kwargs:
             self.check_generator(kwargs, index)

@@ -9,6 +9,7 @@ import torch
 from devicekit.redirect.marks import WILD
 from devicekit.redirect.masquerade.factories import cuda_type
 from devicekit.redirect.masquerade.mode import Base, Masquerade, asked_by_torch
+from devicekit.redirect.masquerade.places import size
 from devicekit.redirect.naming import is_device
 
 __all__ = ["install"]
@@ -116,7 +117,7 @@ class Ways:
             options["copy"] = True
             if isinstance(place, int):
                 self.redirect.target.real(place)
-                self.places.require(place, tensor.nbytes)
+                self.places.require(place, size(tensor))
         device = {} if tensor.device.type == self.redirect.target.device_type else {"device": self.redirect.device}
         out = Base.to(tensor, **{**device, **options}) if device or options else tensor
         return out if place is None else self.places.settle(out, place)

@@ -9,7 +9,7 @@ import torch
 from devicekit.redirect.marks import NAME, WILD
 from devicekit.redirect.simulated import CardMemory
 
-__all__ = ["Places", "storages", "unwrapped"]
+__all__ = ["Places", "size", "storages", "unwrapped"]
 
 _MEMORY = "_devicekit_memory"
 
@@ -77,6 +77,11 @@ def storages(tensor: Any) -> tuple[Any, ...]:
     except (NotImplementedError, RuntimeError):
         inner = unwrapped(tensor)
     return tuple(storage for part in inner for storage in storages(part))
+
+
+def size(tensor: Any) -> int:
+    """Its numbers, in bytes; torch itself does not tell it of sparse tensors."""
+    return sum(int(part.nbytes) for part in unwrapped(tensor) or (tensor,))
 
 
 def unwrapped(tensor: Any) -> tuple[Any, ...]:

@@ -72,10 +72,11 @@ class State:
         return self._dtype(at if self._enabled(at) else device_type)
 
     def set_autocast_dtype(self, device_type: str, dtype: Any) -> None:
-        """For CUDA from now on, and for the target as long as autocast is on."""
-        self._set_dtype(device_type, dtype)
-        if _is_cuda(device_type) and self._enabled(self.type_of(CUDA)):
-            self._set_dtype(self.type_of(CUDA), self.taken(dtype))
+        """For CUDA from now on; while autocast is on, for the target, until it ends, as dynamo sets it."""
+        if _is_cuda(device_type) and self._enabled(self.type_of(device_type)):
+            self._set_dtype(self.type_of(device_type), self.taken(dtype))
+        else:
+            self._set_dtype(device_type, dtype)
 
     def set_gpu_dtype(self, dtype: Any) -> None:
         """The older name."""

@@ -22,7 +22,6 @@ FUNCTIONAL = "torch._subclasses.functional_tensor"
 TABLES = ("constant_fold_functions", "constant_fold_functions_need_guards")
 """Of ``torch._dynamo.variables.torch``: functions that are called while it traces. Made when it is imported."""
 REMEMBERED = (
-    ("torch._dynamo.trace_rules", "get_torch_obj_rule_map"),
     ("torch._dynamo.trace_rules", "get_tensor_method"),
     ("torch._dynamo.variables.torch", "TorchInGraphFunctionVariable._get_handlers"),
     ("torch._dynamo.variables.user_defined", "UserDefinedClassVariable._constant_fold_classes"),
@@ -68,13 +67,13 @@ def _reason_against(redirect: Redirect, compiler: Any) -> str:
 
 
 def _teach(redirect: Redirect, replaced: list[tuple[Any, Any]], _: Any) -> None:
+    originals = [(_original(real), new) for real, new in replaced]
     for table in _tables():
         for entry in list(table):  # a replacement, where dynamo was imported after the redirect began
-            table.setdefault(inspect.unwrap(entry), table[entry])
-        for real, new in replaced:
-            original = inspect.unwrap(real)
+            table.setdefault(_original(entry), table[entry])
+        for original, new in originals:
             if isinstance(original, Hashable) and original in table:
-                redirect.layer.put(table, new, None)
+                redirect.layer.put(table, new, table[original])
 
 
 def _tables() -> Iterator[dict[Any, Any]]:
@@ -83,6 +82,16 @@ def _tables() -> Iterator[dict[Any, Any]]:
         table = getattr(functions, name, {})
         if isinstance(table, dict):
             yield table
+    yield sys.modules["torch._dynamo.trace_rules"].get_torch_obj_rule_map()
+
+
+def _original(function: Any) -> Any:
+    """Torch's own function, for a replacement, or for one that stands in the place of another redirect's."""
+    return inspect.unwrap(function, stop=lambda each: not _is_ours(each))
+
+
+def _is_ours(function: Any) -> bool:
+    return str(getattr(function, "__globals__", {}).get("__name__", "")).startswith("devicekit.")
 
 
 def _no_cuda_of_its_own(redirect: Redirect, module: Any) -> None:

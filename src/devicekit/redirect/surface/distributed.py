@@ -6,6 +6,7 @@ What was made says the truth: ``get_backend()`` answers ``gloo`` where that is w
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -35,8 +36,8 @@ def install(redirect: Redirect) -> None:
     layer.wrap(mesh.DeviceMesh, "__init__", functools.partial(_mesh, redirect, 1))
     if redirect.target.on_host:
         layer.wrap_in((c10d, distributed), "barrier", functools.partial(_barrier, redirect))
-        for name, average in AVERAGING.items():
-            layer.wrap_in((c10d, distributed), name, functools.partial(average, redirect))
+        for name in AVERAGING:
+            layer.wrap_in((c10d, distributed), name, functools.partial(_averaging, redirect))
     when_imported(layer, "torch.distributed.run", functools.partial(_per_gpu, redirect))
 
 
@@ -132,97 +133,53 @@ def _barrier(redirect: Redirect, real: Callable[..., Any]) -> Callable[..., Any]
 
 
 # -- averages --------------------------------------------------------------------------------------
-# Gloo of older versions refuses AVG, or gives the sum under its name (reduce_scatter_tensor of torch 2.6). NCCL scales
-# what it is given, and then sums up; so do these, and the work that they return can be waited for as ever. Whole
-# numbers must be divided at the end, so those are waited for here.
+AVERAGING = ("all_reduce", "reduce", "reduce_scatter", "reduce_scatter_tensor", "reduce_scatter_single")
+"""The last is the newer name of the one before."""
 
 
-def _all_reduce(redirect: Redirect, real: Callable[..., Any]) -> Callable[..., Any]:
-    average, layer = _Average(redirect), redirect.layer
+def _averaging(redirect: Redirect, real: Callable[..., Any]) -> Callable[..., Any]:
+    """``real``, also for ``ReduceOp.AVG``.
 
-    def all_reduce(tensor: Any, op: Any = average.sum, group: Any = None, async_op: bool = False) -> Any:
-        size = average.size(group) if layer.on and op == average.avg else 0
-        if size < 1:
-            return real(tensor, op, group, async_op)
-        if average.scales(tensor):
-            tensor.detach().div_(size)
-            return real(tensor, average.sum, group, async_op)
-        return average.afterwards(real(tensor, average.sum, group, True), tensor, size, async_op)
+    Gloo of older versions refuses it, or gives the sum under its name (reduce_scatter_tensor of torch 2.6). NCCL scales
+    what it is given, and then sums up; so does this, and the work that it returns can be waited for as ever. Whole
+    numbers must be divided at the end, so those are waited for here.
+    """
+    layer, torch = redirect.layer, redirect.torch
+    distributed = torch.distributed
+    names = tuple(inspect.signature(real).parameters)
+    result = names[0]
+    source = names[1] if result == "output" else result
 
-    return all_reduce
-
-
-def _reduce(redirect: Redirect, real: Callable[..., Any]) -> Callable[..., Any]:
-    average, layer = _Average(redirect), redirect.layer
-
-    def reduce(
-        tensor: Any, dst: Any = None, op: Any = average.sum, group: Any = None, async_op: bool = False, **more: Any
-    ) -> Any:
-        size = average.size(group) if layer.on and op == average.avg else 0
-        if size < 1:
-            return real(tensor, dst, op, group, async_op, **more)
-        given = tensor if average.receives(dst, group, more) else tensor.clone()  # the others keep what they have
-        if average.scales(tensor):
-            given.detach().div_(size)
-            return real(given, dst, average.sum, group, async_op, **more)
-        return average.afterwards(real(given, dst, average.sum, group, True, **more), given, size, async_op)
-
-    return reduce
-
-
-def _reduce_scatter(redirect: Redirect, real: Callable[..., Any]) -> Callable[..., Any]:
-    average, layer = _Average(redirect), redirect.layer
-
-    def reduce_scatter(
-        output: Any, given: Any, op: Any = average.sum, group: Any = None, async_op: bool = False
-    ) -> Any:
-        size = average.size(group) if layer.on and op == average.avg else 0
-        if size < 1:
-            return real(output, given, op, group, async_op)
-        if average.scales(output):
-            given = [each / size for each in given] if isinstance(given, list) else given / size
-            return real(output, given, average.sum, group, async_op)
-        return average.afterwards(real(output, given, average.sum, group, True), output, size, async_op)
-
-    return reduce_scatter
-
-
-AVERAGING = {
-    "all_reduce": _all_reduce,
-    "reduce": _reduce,
-    "reduce_scatter": _reduce_scatter,
-    "reduce_scatter_tensor": _reduce_scatter,
-    "reduce_scatter_single": _reduce_scatter,  # the same, from torch 2.13 on
-}
-
-
-class _Average:
-    """What an average is made of."""
-
-    def __init__(self, redirect: Redirect) -> None:
-        self._distributed = redirect.torch.distributed
-        self.sum = self._distributed.ReduceOp.SUM
-        self.avg = self._distributed.ReduceOp.AVG
-
-    def size(self, group: Any) -> int:
-        """How many processes; -1 for one that is not among them."""
-        return int(self._distributed.get_world_size(group))
-
-    def receives(self, dst: Any, group: Any, more: dict[str, Any]) -> bool:
-        """The result is this process's; ``dst`` counts all processes, ``group_dst`` those of the group."""
-        rank = self._distributed.get_rank
-        return bool(dst == rank() if dst is not None else more.get("group_dst") == rank(group))
-
-    def scales(self, tensor: Any) -> bool:
-        return bool(tensor.is_floating_point() or tensor.is_complex())
-
-    def afterwards(self, work: Any, tensor: Any, size: int, async_op: bool) -> Any:
-        """Whole numbers, as NCCL has them: what is left over is dropped."""
-        if work is None:  # this process is not in the group
-            return None
+    def averaging(*args: Any, **kwargs: Any) -> Any:
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        wanted = layer.on and given.get("op") == distributed.ReduceOp.AVG
+        size = distributed.get_world_size(given.get("group")) if wanted else 0
+        if size < 1:  # -1: this process is not in the group
+            return real(*args, **kwargs)
+        given["op"] = distributed.ReduceOp.SUM
+        if names[1] == "dst" and not _receives(distributed, given):
+            given[result] = given[result].clone()  # who does not get the result keeps what it has
+        tensor = given[result]
+        if tensor.is_floating_point() or tensor.is_complex():
+            given[source] = tensor.detach().div_(size) if source == result else _scaled(given[source], size)
+            return real(**given)
+        work = real(**{**given, "async_op": True})
         work.wait()
         tensor.div_(size, rounding_mode="trunc")
-        return work if async_op else None
+        return work if given.get("async_op") else None
+
+    return averaging
+
+
+def _receives(distributed: Any, given: dict[str, Any]) -> bool:
+    """The result is this process's; ``dst`` counts all processes, ``group_dst`` those of the group."""
+    if given.get("dst") is not None:
+        return bool(given["dst"] == distributed.get_rank())
+    return bool(given.get("group_dst") == distributed.get_rank(given.get("group")))
+
+
+def _scaled(given: Any, size: int) -> Any:
+    return [each / size for each in given] if isinstance(given, (list, tuple)) else given / size
 
 
 # -- the launcher ----------------------------------------------------------------------------------

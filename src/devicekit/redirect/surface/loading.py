@@ -2,7 +2,8 @@
 
 torch asks a list of functions where a storage of some location goes. The first one now takes the locations of CUDA,
 whether the file names them (it was saved on a card) or the caller does. What is saved meanwhile is an ordinary file of
-the device where it really lies: any torch reads it.
+the device where it really lies: any torch reads it. Where tensors say that they are on CUDA, so does the file: what is
+read back is there again.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from devicekit.redirect.marks import NAME
 from devicekit.redirect.naming import cuda_index
 from devicekit.redirect.redirect import Redirect
 from devicekit.redirect.surface.storages import bytes_of
@@ -34,8 +36,12 @@ def install(redirect: Redirect) -> None:
         told.redirected = True
         return restored(redirect, storage, location)
 
+    def tag(storage: Any) -> str | None:
+        place = getattr(storage, NAME, None) if redirect.strict and layer.on else None
+        return f"cuda:{place}" if isinstance(place, int) else None
+
     serialization, scripted = redirect.module("torch.serialization"), redirect.module("torch.jit._serialization")
-    layer.insert(serialization._package_registry, 0, (BEFORE_TORCHS, _no_tag, restore))
+    layer.insert(serialization._package_registry, 0, (BEFORE_TORCHS, tag, restore))
     # At home as well, where pickle looks for a function that is sent to another process.
     layer.wrap_in((serialization, torch), "load", functools.partial(_load, redirect, told))
     layer.wrap_in((scripted, torch.jit), "load", functools.partial(_jit_load, redirect))
@@ -77,10 +83,6 @@ class _Told(threading.local):
             yield
         finally:
             self.redirected = before
-
-
-def _no_tag(storage: Any) -> None:
-    """How a storage is saved is torch's own matter."""
 
 
 def _load(redirect: Redirect, told: _Told, real: Callable[..., Any]) -> Callable[..., Any]:

@@ -85,7 +85,22 @@ def _default(redirect: Redirect, real: Any) -> Any:
         if redirect.strict or not redirect.target.on_host:
             torch.set_default_device("cuda")
             ours.append(True)
+            if "__new__" not in vars(torch.Tensor):
+                layer.replace(torch.Tensor, "__new__", staticmethod(_constructor(redirect, torch.Tensor.__new__, ours)))
         return None
 
     layer.at_the_end(forget)
     return set_default_tensor_type
+
+
+def _constructor(redirect: Redirect, real: Any, ours: list[bool]) -> Any:
+    """``torch.Tensor(...)`` makes tensors of the default type; it is no factory, so it has no default device."""
+    layer, tensor = redirect.layer, redirect.torch.Tensor
+
+    def __new__(*args: Any, **kwargs: Any) -> Any:  # noqa: N807  # no name before them: dynamo compares signatures
+        if not (layer.on and ours and args[0] is tensor):
+            return real(*args, **kwargs)
+        device = kwargs.pop("device", None)
+        return real(*args, **kwargs).to("cuda" if device is None else device)
+
+    return __new__
