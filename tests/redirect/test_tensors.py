@@ -142,7 +142,7 @@ def test_what_is_spelled_wrong_is_torchs_error(wrong: str) -> None:
 
 
 def test_cuda_of_another_device_is_an_error() -> None:
-    with pytest.raises(ValueError, match="must be cuda device"):
+    with pytest.raises(RuntimeError, match="must be cuda device"):
         torch.ones(2).cuda("cpu")
 
 
@@ -150,6 +150,9 @@ def test_pinned_memory_of_a_device_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="only dense CPU tensors can be pinned"):
         torch.zeros(2, device="cuda", pin_memory=True)
     assert torch.ones(2).pin_memory().tolist() == [1, 1]
+    assert torch.zeros(2, pin_memory=True).tolist() == [0, 0]
+    assert torch.empty_like(torch.ones(2), pin_memory=True).shape == (2,)
+    assert torch.tensor([1.0], pin_memory=True).tolist() == [1]
 
 
 def test_factories() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 __all__ = ["KNOWN"]
 
 _EVERYWHERE = {
-    "x.cuda('cpu')": "Tensor.cuda raises ValueError, where CUDA raises RuntimeError",
     "a lazy module on the device": "a parameter that is not made yet has no storage, and goes nowhere",
     "torch.Stream('cuda'), torch.Event('cuda')": "torch.Stream and torch.Event are not redirected",
 }
@@ -16,7 +15,6 @@ KNOWN: dict[str, dict[str, str]] = {
     "native": {},
     "translate": {
         **_EVERYWHERE,
-        "torch.zeros(2, pin_memory=True)": "factories do not leave out pin_memory on a processor",
     },
     "masquerade": {
         **_EVERYWHERE,
@@ -24,7 +22,6 @@ KNOWN: dict[str, dict[str, str]] = {
         "x[device index] = host tensor": _TOO_LENIENT,
         "torch.autograd.grad with grad_outputs on the host": _TOO_LENIENT,
         "nn.DataParallel of a module on the host": _TOO_LENIENT,
-        "pack_padded_sequence refuses lengths on the device": _TOO_LENIENT,
         "vmap of a tensor of the host with one of the device": _TOO_LENIENT,
         "x.masked_fill(host mask, 0)": _WORDS,
         "F.scaled_dot_product_attention with a key on the host": _WORDS,
@@ -33,7 +30,6 @@ KNOWN: dict[str, dict[str, str]] = {
         "torch.quantile(x, host q)": _WORDS,
         "parameter.grad = host tensor": _WORDS,
         "torch.testing.assert_close of two devices": "torch.testing is told where the tensors really are",
-        "coalesce, indices and values of a sparse tensor": "a sparse tensor that is moved is asked for its nbytes",
         "an optimizer's state_dict, saved and loaded from the host": "torch.optim moves the state to the real device",
         "batches of DataLoader(pin_memory=True) are pinned": "the loader's batches are not marked as pinned",
         "torch.export.export of a module on the device": "export's own tensors carry no mark",

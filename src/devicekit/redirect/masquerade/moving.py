@@ -41,7 +41,7 @@ class Ways:
         device = given.get("device")
         index = self.redirect.index("cuda" if device is None else device)
         if index is None:
-            raise ValueError(f"Invalid device, must be cuda device, but got {device!r}")
+            raise RuntimeError("Invalid device, must be cuda device")
         self.redirect.note("Tensor.cuda")
         return self.moved(args[0], index, memory_format=given.get("memory_format"))
 

@@ -44,11 +44,11 @@ def factory(redirect: Redirect, what: str, real: Callable[..., Any]) -> Callable
     layer, torch = redirect.layer, redirect.torch
 
     def on_target(*args: Any, **kwargs: Any) -> Any:
-        if not kwargs or "device" not in kwargs or not layer.on:
+        if not kwargs or not layer.on or not ("device" in kwargs or "pin_memory" in kwargs):
             return real(*args, **kwargs)
-        index = redirect.index(kwargs["device"])
+        index = redirect.index(kwargs.get("device"))
         if index is None:
-            return real(*args, **kwargs)
+            return real(*args, **(unpinned(kwargs) if redirect.target.on_host else kwargs))
         kwargs["device"] = redirect.target.real(index)
         if kwargs.get("pin_memory"):  # torch itself refuses to pin what is not on the host
             raise RuntimeError("Cannot pin 'torch.cuda.FloatTensor' only dense CPU tensors can be pinned")
@@ -58,6 +58,11 @@ def factory(redirect: Redirect, what: str, real: Callable[..., Any]) -> Callable
         return mark(real(*args, **kwargs), index)
 
     return on_target
+
+
+def unpinned(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The same without pinned memory, which a processor has none of and would not copy faster from."""
+    return {**kwargs, "pin_memory": False} if kwargs.get("pin_memory") else kwargs
 
 
 def aliasing(redirect: Redirect, what: str, real: Callable[..., Any]) -> Callable[..., Any]:

@@ -49,7 +49,7 @@ def _cuda(redirect: Redirect, real: Callable[..., Any]) -> Callable[..., Any]:
             return real(self, device, non_blocking, **_only(memory_format=memory_format))
         index = redirect.index("cuda" if device is None else device)
         if index is None:
-            raise ValueError(f"Invalid device, must be cuda device, but got {device!r}")
+            raise RuntimeError("Invalid device, must be cuda device")
         redirect.note("Tensor.cuda")
         return moved(redirect, self, index, real_to, _only(memory_format=memory_format, non_blocking=non_blocking))
 
