@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,6 +35,7 @@ def group(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "")  # asks no name server
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
+    time.sleep(0.05)  # torch 2.6 waits for ever where a thread of Gloo still holds a tensor
     dist.destroy_process_group()
     sys.excepthook = hook
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
-
-from typing_extensions import Self
+from typing import TYPE_CHECKING, Any
 
 from devicekit.redirect import children as _children
 from devicekit.redirect import shims as _shims
@@ -16,6 +14,9 @@ from devicekit.redirect.marks import mark
 from devicekit.redirect.naming import CURRENT, cuda_index
 from devicekit.redirect.recording import Record
 from devicekit.redirect.target import Target
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["LAST", "Redirect", "SURFACE", "TRANSLATING"]
 
