@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import copy
 import io
+import os
 import pickle
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,9 +55,9 @@ MADE: dict[str, Callable[[Any], Any]] = {
     "sparse": lambda x: x.to_sparse(),
     "dense again": lambda x: x.to_sparse().to_dense(),
     "sparse from the host": lambda x: torch.eye(3).to_sparse().cuda(x.get_device()) @ x,
-    "read back": lambda x: read_back({"x": x})["x"],
+    "read back": lambda x: read_back({"x": x})["x"] + x,
     "read back into a model": lambda x: read_back(torch.nn.Linear(3, 3).cuda())(x),
-    "pickled": lambda x: pickle.loads(pickle.dumps(x)),
+    "pickled": lambda x: x @ pickle.loads(pickle.dumps(x)),
     "packed": lambda x: torch.nn.utils.rnn.pack_padded_sequence(x[None], torch.tensor([3]), batch_first=True).data,
     "vmap": lambda x: torch.func.vmap(lambda row: row * 2)(x),
     "grad": lambda x: torch.func.grad(lambda v: (v * v).sum())(x),
@@ -345,7 +349,27 @@ def test_pinned_memory() -> None:
 
 
 def test_nothing_of_it_is_pickled() -> None:
-    assert b"devicekit" not in pickle.dumps({"w": on_device(), "p": torch.nn.Parameter(on_device())})
+    pickled = pickle.dumps({"w": on_device(), "p": torch.nn.Parameter(on_device())})
+    assert b"devicekit" not in pickled
+    assert b"cuda" not in pickled
+
+
+def test_any_torch_reads_what_was_saved(tmp_path: Path) -> None:
+    """Without CUDA, without devicekit, and without being told where to."""
+    torch.save({"w": on_device(), "m": torch.nn.Linear(2, 2).cuda().state_dict()}, tmp_path / "w.pt")
+    code = f"import torch; print(torch.load({str(tmp_path / 'w.pt')!r})['w'].device)"
+    env = {**os.environ, "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "cpu", done.stderr
+
+
+def test_what_is_read_back_goes_with_any_device() -> None:
+    """The file does not say where it was, so nothing is refused that a card would compute."""
+    found = read_back(on_device())
+    assert (found + torch.ones(3, 3)).device.type == "cpu"
+    assert (found + on_device(1)).device == torch.device("cuda:1")
+    with pytest.raises(RuntimeError, match="same device"):
+        read_back(on_device(), map_location="cpu") + on_device()
 
 
 def test_afterwards_all_is_as_it_was() -> None:

@@ -2,8 +2,8 @@
 
 torch asks a list of functions where a storage of some location goes. The first one now takes the locations of CUDA,
 whether the file names them (it was saved on a card) or the caller does. What is saved meanwhile is an ordinary file of
-the device where it really lies: any torch reads it. Where tensors say that they are on CUDA, so does the file: what is
-read back is there again.
+the device where it really lies, also where tensors say that they are on CUDA: any torch reads it. So nobody knows where
+a card would have put it when it is read back, and under masquerade it goes with any device.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from devicekit.redirect.marks import NAME
+from devicekit.redirect.marks import NAME, WILD
 from devicekit.redirect.naming import cuda_index
 from devicekit.redirect.redirect import Redirect
 from devicekit.redirect.surface.storages import bytes_of
@@ -31,17 +31,17 @@ def install(redirect: Redirect) -> None:
     told = _Told()
 
     def restore(storage: Any, location: Any) -> Any:
-        if not layer.on or cuda_index(location) is None:
+        if not layer.on:
+            return None
+        if cuda_index(location) is None:
+            if told.unplaced and redirect.strict and location == "cpu":
+                setattr(storage, NAME, WILD)
             return None
         told.redirected = True
         return restored(redirect, storage, location)
 
-    def tag(storage: Any) -> str | None:
-        place = getattr(storage, NAME, None) if redirect.strict and layer.on else None
-        return f"cuda:{place}" if isinstance(place, int) else None
-
     serialization, scripted = redirect.module("torch.serialization"), redirect.module("torch.jit._serialization")
-    layer.insert(serialization._package_registry, 0, (BEFORE_TORCHS, tag, restore))
+    layer.insert(serialization._package_registry, 0, (BEFORE_TORCHS, lambda _storage: None, restore))
     # At home as well, where pickle looks for a function that is sent to another process.
     layer.wrap_in((serialization, torch), "load", functools.partial(_load, redirect, told))
     layer.wrap_in((scripted, torch.jit), "load", functools.partial(_jit_load, redirect))
@@ -75,19 +75,23 @@ def checked(redirect: Redirect, device: Any) -> int:
 class _Told(threading.local):
     redirected = False
     """Something was, in the ``torch.load`` of this thread that runs now."""
+    unplaced = False
+    """Its caller has not said where to."""
 
     @contextlib.contextmanager
-    def anew(self) -> Iterator[None]:
-        before, self.redirected = self.redirected, False
+    def anew(self, *, unplaced: bool) -> Iterator[None]:
+        before = self.redirected, self.unplaced
+        self.redirected, self.unplaced = False, unplaced
         try:
             yield
         finally:
-            self.redirected = before
+            self.redirected, self.unplaced = before
 
 
 def _load(redirect: Redirect, told: _Told, real: Callable[..., Any]) -> Callable[..., Any]:
     def load(*args: Any, **kwargs: Any) -> Any:
-        with told.anew():
+        where = args[1] if len(args) > 1 else kwargs.get("map_location")
+        with told.anew(unplaced=where is None):
             loaded = real(*args, **kwargs)
             if told.redirected:
                 redirect.note("torch.load")
