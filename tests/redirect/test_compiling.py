@@ -254,3 +254,16 @@ def test_checkpoint(use_reentrant: bool) -> None:
     again = x.detach().clone().requires_grad_()
     net(again).sum().backward()
     assert torch.equal(x.grad, again.grad)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("way", [lambda x: x.cuda(), lambda x: x.to("cuda"), lambda x: x.cpu(), lambda x: x.to("cpu")])
+def test_a_copy_is_a_copy_there_too(way: Callable[[Any], Any], backend: str) -> None:
+    """What is done to the result does not reach what it was made from."""
+
+    def changed(x: Any) -> Any:
+        return way(x).add_(1)
+
+    x = torch.ones(3)
+    assert torch.compile(changed, backend=backend, fullgraph=True)(x).tolist() == [2, 2, 2]
+    assert x.tolist() == [1, 1, 1]

@@ -33,8 +33,10 @@ def moved(redirect: Redirect, tensor: Any, place: Any, real_to: Callable[..., An
     """The tensor at a place: HOST, or the number of a device. ``kwargs`` are those of ``Tensor.to``, without device."""
     target = redirect.target
     device = redirect.host_device if place == HOST else target.real(place)
-    if not target.on_host or redirect.torch.compiler.is_compiling():
+    if not target.on_host:
         return real_to(tensor, device, **kwargs)
+    if redirect.torch.compiler.is_compiling():  # no marks are seen there
+        return real_to(tensor, device, **{**kwargs, "copy": True})
     if mark_of(tensor) != place:
         kwargs["copy"] = True
     kwargs.pop("non_blocking", None)  # the host's own copies are done when they return
