@@ -44,7 +44,9 @@ def factory(redirect: Redirect, what: str, real: Callable[..., Any]) -> Callable
     layer, torch = redirect.layer, redirect.torch
 
     def on_target(*args: Any, **kwargs: Any) -> Any:
-        if not kwargs or not layer.on or not ("device" in kwargs or "pin_memory" in kwargs):
+        if not kwargs:  # what names no device, made cheap
+            return real(*args)
+        if not ("device" in kwargs or "pin_memory" in kwargs) or not layer.on:
             return real(*args, **kwargs)
         index = redirect.index(kwargs.get("device"))
         if index is None:
