@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
+from devicekit.allocator import BLOCK, SEGMENT, in_words, round_up
 from devicekit.errors import DeviceKitError
-from devicekit.redirect.target import Card, Target
+from devicekit.redirect.target import Card, Current, Target, invalid_ordinal
 from devicekit.streams import OneQueue
 from devicekit.values import MemoryStats
 
 __all__ = ["Allocation", "CardMemory", "SimulatedTarget", "in_bytes"]
 
 NAME = "devicekit simulated GPU"
-BLOCK = 512
-"""What CUDA's caching allocator rounds sizes up to, in bytes (c10/cuda/CUDACachingAllocator.cpp, kMinBlockSize)."""
-SEGMENT = 2 << 20
-"""What it takes from the driver at once (kSmallBuffer)."""
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
@@ -57,7 +52,7 @@ class CardMemory:
         self.index = index
         self.total = total
         self.fraction = 1.0
-        self.allocated = self.peak = self.reserved = self.peak_reserved = self.ooms = 0
+        self.allocated = self.peak = self.reserved = 0
         # Re-entrant: a garbage collection inside may free another storage.
         self._lock = threading.RLock()
 
@@ -67,15 +62,14 @@ class CardMemory:
         Raises:
             torch.OutOfMemoryError: they do not fit, in the words of CUDA's allocator.
         """
-        size = -(-nbytes // BLOCK) * BLOCK
+        size = round_up(nbytes, BLOCK)
         with self._lock:
             self.require(size)
             self.allocated += size
             if self.allocated > self.peak:
                 self.peak = self.allocated
             if self.allocated > self.reserved:
-                self.reserved = min(-(-self.allocated // SEGMENT) * SEGMENT, self.total)
-                self.peak_reserved = max(self.peak_reserved, self.reserved)
+                self.reserved = self._segments()
         return Allocation(self, size)
 
     def require(self, nbytes: int) -> None:
@@ -85,7 +79,6 @@ class CardMemory:
 
     def out_of_memory(self, nbytes: int) -> Exception:
         """The error of CUDA's allocator."""
-        self.ooms += 1
         made: Exception = self.torch.OutOfMemoryError(self._words(nbytes))
         return made
 
@@ -97,11 +90,14 @@ class CardMemory:
     def empty_cache(self) -> None:
         """Give back the segments that nothing lies in."""
         with self._lock:
-            self.reserved = min(-(-self.allocated // SEGMENT) * SEGMENT, self.total)
+            self.reserved = self._segments()
 
     def reset_peak(self) -> None:
         """Let the peaks start again from what is there now."""
-        self.peak, self.peak_reserved = self.allocated, self.reserved
+        self.peak = self.allocated
+
+    def _segments(self) -> int:
+        return min(round_up(self.allocated, SEGMENT), self.total)
 
     def _words(self, nbytes: int) -> str:
         # c10/cuda/CUDACachingAllocator.cpp, malloc(): the same sentences in the same order.
@@ -114,14 +110,6 @@ class CardMemory:
             "but unallocated. If reserved but unallocated memory is large try setting "
             "PYTORCH_ALLOC_CONF=expandable_segments:True to avoid fragmentation."
         )
-
-
-def in_words(size: int) -> str:
-    """As the allocator's format_size: ``1.50 GiB``."""
-    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
-        if size >= unit:
-            return f"{size / unit:.2f} {name}"
-    return f"{size} bytes"
 
 
 class SimulatedTarget(Target):
@@ -147,7 +135,7 @@ class SimulatedTarget(Target):
         self.memory = [CardMemory(torch, index, memory) for index in range(count)]
         self._real = torch.device("cpu")
         self._card = Card(NAME, memory, capability, multi_processor_count=1)
-        self._thread = _Current()
+        self._thread = Current()
         self._queue = OneQueue(lambda _index: None, lambda: self.current)
 
     @property
@@ -163,7 +151,7 @@ class SimulatedTarget(Target):
     def real(self, index: int) -> Any:
         """The processor, for a device that exists."""
         if not 0 <= index < self.count:
-            raise self._error("CUDA error: invalid device ordinal")
+            raise invalid_ordinal(self.torch)
         return self._real
 
     def card(self, index: int) -> Card:
@@ -206,21 +194,3 @@ class SimulatedTarget(Target):
     def device_type(self) -> str:
         """Where it really computes."""
         return "cpu"
-
-    @contextmanager
-    def while_current(self, index: int) -> Iterator[None]:
-        """Inside, it is the current device."""
-        self.real(index)
-        with super().while_current(index):
-            yield
-
-    def _error(self, words: str) -> Exception:
-        kind = getattr(self.torch, "AcceleratorError", RuntimeError)
-        try:
-            return kind(words)
-        except TypeError:  # some versions of torch build it from C++ only
-            return RuntimeError(words)
-
-
-class _Current(threading.local):
-    index = 0

@@ -14,7 +14,7 @@ from devicekit.numbering import name_of
 from devicekit.resolve import Decision
 from devicekit.values import MemoryStats
 
-__all__ = ["Card", "DecidedTarget", "Target"]
+__all__ = ["Card", "Current", "DecidedTarget", "Target", "invalid_ordinal"]
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class DecidedTarget(Target):
         usable = [device for device in decision.answer.devices if device.usable]
         started = os.environ.get("LOCAL_WORLD_SIZE", "")
         self.count = len(usable) if self._backend.indexed else count or int(started if started.isdecimal() else 1) or 1
-        self._thread = _Current()
+        self._thread = Current()
 
     @property
     def current(self) -> int:
@@ -238,5 +238,13 @@ class DecidedTarget(Target):
         return index if self._backend.indexed else 0
 
 
-class _Current(threading.local):
+class Current(threading.local):
+    """The number of the current device, where it is only remembered: each thread has its own, and starts with 0."""
+
     index = 0
+
+
+def invalid_ordinal(torch: Any) -> Exception:
+    """What CUDA raises for the number of a device that is not there."""
+    error: Exception = getattr(torch, "AcceleratorError", RuntimeError)("CUDA error: invalid device ordinal")
+    return error

@@ -13,23 +13,9 @@ from typing import Any
 
 import torch
 
-__all__ = ["DeviceMemory", "Figure", "in_words", "round_up"]
+from devicekit.allocator import BLOCK, SEGMENT, in_words, round_up
 
-_BLOCK = 512
-_SEGMENT = 2 << 20
-
-
-def round_up(size: int, step: int) -> int:
-    """The next multiple of ``step``, or ``size`` where it is one."""
-    return -(-size // step) * step
-
-
-def in_words(size: int) -> str:
-    """Write a size as torch_npu's allocator does: ``1.50 GiB``."""
-    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
-        if size >= unit:
-            return f"{size / unit:.2f} {name}"
-    return f"{size} bytes"
+__all__ = ["DeviceMemory", "Figure"]
 
 
 class Figure:
@@ -87,7 +73,7 @@ class DeviceMemory:
         Raises torch.OutOfMemoryError when it does not fit.
         """
         key = storage._cdata
-        size = round_up(storage.nbytes(), _BLOCK)
+        size = round_up(storage.nbytes(), BLOCK)
         with self._lock:
             before = self._sizes.get(key)
             if before == size:
@@ -102,7 +88,7 @@ class DeviceMemory:
 
     def require(self, size: int) -> None:
         """Raise torch.OutOfMemoryError when ``size`` more bytes do not fit."""
-        size = round_up(size, _BLOCK)
+        size = round_up(size, BLOCK)
         if self.allocated.current + size > self._limit:
             self.ooms += 1
             raise torch.OutOfMemoryError(self._out_of_memory(size))
@@ -147,7 +133,7 @@ class DeviceMemory:
         return int(self.total * self.fraction)
 
     def _segments(self) -> int:
-        return min(round_up(self.allocated.current, _SEGMENT), self.total)
+        return min(round_up(self.allocated.current, SEGMENT), self.total)
 
     def _count(self, difference: int) -> None:
         self.allocated.move(difference)

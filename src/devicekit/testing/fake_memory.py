@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from devicekit.testing.device_memory import DeviceMemory, in_words, round_up
+from devicekit.allocator import BLOCK, in_words, round_up
+from devicekit.testing.device_memory import DeviceMemory
 from devicekit.testing.machines import Card, Machine
 
 __all__ = ["CardMemory"]
@@ -40,7 +41,7 @@ class CardMemory(DeviceMemory):
 
     def require(self, size: int) -> None:
         """Raise what the vendor's allocator raises when ``size`` more bytes do not fit, or are too many at once."""
-        size = round_up(size, 512)
+        size = round_up(size, BLOCK)
         too_many = self._oom_at is not None and size >= self._oom_at
         if size and (too_many or self.allocated.current + size > self._limit):
             self.ooms += 1

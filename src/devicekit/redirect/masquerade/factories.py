@@ -48,12 +48,12 @@ class Factories:
         if place is NOWHERE:
             return self._pinned_if_asked(func, args, kwargs)
         if place is None or place is WILD:
-            self._checked_generator(kwargs, None)
+            self.mode.check_generator(kwargs, None)
             out = self._pinned_if_asked(func, args, kwargs)
             return out if place is None else self.mode.places.settle(out, WILD)
         if kwargs.get("pin_memory"):
             raise RuntimeError("Cannot pin 'torch.cuda.FloatTensor' only dense CPU tensors can be pinned")
-        self._checked_generator(kwargs, place)
+        self.mode.check_generator(kwargs, place)
         self._require(func, args, kwargs, place)
         try:
             out = func(*args, **kwargs)
@@ -128,10 +128,6 @@ class Factories:
         if asked is None or not self.mode.places.memory:
             return exc
         return self.mode.places.memory[place].out_of_memory(int(asked[1]))
-
-    def _checked_generator(self, kwargs: dict[str, Any], index: int | None) -> None:
-        if kwargs.get("generator") is not None:
-            self.mode.check_generator(kwargs, index)
 
     def _pinned_if_asked(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not kwargs.get("pin_memory"):

@@ -16,7 +16,7 @@ from devicekit.redirect.masquerade import mixing
 from devicekit.redirect.masquerade.places import Places, storages
 from devicekit.redirect.redirect import Redirect, inside
 
-__all__ = ["Base", "Handler", "Masquerade", "asked_by_torch", "getter", "setter"]
+__all__ = ["Base", "Handler", "Masquerade", "asked_by_torch", "gathered", "getter", "plain", "setter"]
 
 Handler = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 """What is done instead of calling a function, given with its arguments."""

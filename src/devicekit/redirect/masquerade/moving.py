@@ -8,7 +8,7 @@ import torch
 
 from devicekit.redirect.marks import WILD
 from devicekit.redirect.masquerade.factories import cuda_type
-from devicekit.redirect.masquerade.mode import Base, Masquerade, asked_by_torch
+from devicekit.redirect.masquerade.mode import Base, Masquerade, asked_by_torch, plain
 from devicekit.redirect.masquerade.places import size
 from devicekit.redirect.naming import is_device
 
@@ -23,7 +23,7 @@ def install(mode: Masquerade) -> None:
     mode.handle(Base.to, ways.to)
     mode.handle(Base.type, ways.type)
     mode.handle(Base.type_as, ways.type_as)
-    mode.handle(Base.copy_, ways.copy_)
+    mode.handle(Base.copy_, plain)  # what is written to stays where it is
 
 
 class Ways:
@@ -104,10 +104,6 @@ class Ways:
         """The other's dtype, where the other is."""
         tensor, other = args[0], args[1] if len(args) > 1 else kwargs["other"]
         return self.moved(tensor, self.places.index(other), dtype=other.dtype)
-
-    def copy_(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Across devices as well; what is written to stays where it is."""
-        return func(*args, **kwargs)
 
     def moved(self, tensor: torch.Tensor, place: Any, **options: Any) -> torch.Tensor:
         """The tensor at a place: a device's number, or None for the host. ``options`` are those of ``Tensor.to``."""

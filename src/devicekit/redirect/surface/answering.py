@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from devicekit.redirect.redirect import Redirect, inside
+from devicekit.redirect.target import invalid_ordinal
 
-__all__ = ["Answers", "EVERYONE", "NOBODY", "PROGRAMS", "answer", "invalid_ordinal", "stand_in_everywhere"]
+__all__ = ["Answers", "EVERYONE", "NOBODY", "PROGRAMS", "answer", "stand_in_everywhere"]
 
 EVERYONE = None
 """Torch's own code gets the same answers as the program."""
@@ -67,12 +68,6 @@ class Answers:
         if not self._target.exists(index):
             raise invalid_ordinal(self._torch)
         return index
-
-
-def invalid_ordinal(torch: Any) -> Exception:
-    """What CUDA raises for the number of a device that is not there."""
-    error: Exception = getattr(torch, "AcceleratorError", RuntimeError)("CUDA error: invalid device ordinal")
-    return error
 
 
 def answer(

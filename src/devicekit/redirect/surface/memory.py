@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
+from devicekit.allocator import checked_fraction, flat
 from devicekit.redirect.redirect import Redirect
 from devicekit.redirect.surface.answering import Answers, answer
 from devicekit.values import MemoryStats
@@ -83,7 +84,7 @@ class Memory(Answers):
 
     def memory_stats(self, device: Any = None) -> OrderedDict[str, int]:
         """The same with keys such as ``allocated_bytes.all.peak``."""
-        return OrderedDict(sorted(_flat("", self.memory_stats_as_nested_dict(device))))
+        return OrderedDict(sorted(flat("", self.memory_stats_as_nested_dict(device))))
 
     def memory_summary(self, device: Any = None, abbreviated: bool = False) -> str:
         """A table for people. It says which device it is really about."""
@@ -136,10 +137,7 @@ class Memory(Answers):
 
     def set_per_process_memory_fraction(self, fraction: float, device: Any = None) -> None:
         """A limit where the target can hold one; a processor cannot."""
-        if not isinstance(fraction, float):
-            raise TypeError("Invalid type for fraction argument, must be `float`")
-        if not 0 <= fraction <= 1:
-            raise ValueError(f"Invalid fraction value: {fraction}. Allowed range: 0~1")
+        checked_fraction(fraction)
         index = self._at(device)
         self._target.limit_memory(index, fraction)
         self._fractions[index] = fraction
@@ -177,11 +175,3 @@ class _Figures:
 
 def _figure(current: int = 0, peak: int = 0) -> dict[str, int]:
     return {"current": current, "peak": peak, "allocated": 0, "freed": 0}
-
-
-def _flat(prefix: str, value: Any) -> Iterator[tuple[str, int]]:
-    if not isinstance(value, dict):
-        yield prefix, value
-        return
-    for key, inner in value.items():
-        yield from _flat(f"{prefix}.{key}" if prefix else key, inner)

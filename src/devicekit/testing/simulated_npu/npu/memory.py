@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 
+from devicekit.allocator import checked_fraction, flat
 from devicekit.testing.device_memory import DeviceMemory
 from devicekit.testing.simulated_npu.machine import device_index, machine
 
@@ -52,7 +52,7 @@ def memory_stats_as_nested_dict(device: Device = None) -> dict[str, Any]:
 
 def memory_stats(device: Device = None) -> OrderedDict[str, int]:
     """All figures under names such as ``allocated_bytes.all.peak``, sorted."""
-    return OrderedDict(sorted(_flat("", memory_stats_as_nested_dict(device))))
+    return OrderedDict(sorted(flat("", memory_stats_as_nested_dict(device))))
 
 
 def memory_allocated(device: Device = None) -> int:
@@ -109,11 +109,7 @@ def get_per_process_memory_fraction(device: Device = None) -> float:
 def set_per_process_memory_fraction(fraction: float, device: Device = None) -> None:
     """Allow this process a part of the device's memory, 0.0 to 1.0; initialises the device."""
     machine().start()
-    if not isinstance(fraction, float):
-        raise TypeError("Invalid type for fraction argument, must be `float`")
-    if not 0 <= fraction <= 1:
-        raise ValueError(f"Invalid fraction value: {fraction}. Allowed range: 0~1")
-    _memory(device).fraction = fraction
+    _memory(device).fraction = checked_fraction(fraction)
 
 
 def _memory(device: Device) -> DeviceMemory:
@@ -121,11 +117,3 @@ def _memory(device: Device) -> DeviceMemory:
     if device_index(device) != 0:
         raise RuntimeError(f"Invalid device ID: {device}, but there is 1 npu device")
     return machine().memory
-
-
-def _flat(prefix: str, value: Any) -> Iterator[tuple[str, int]]:
-    if not isinstance(value, dict):
-        yield prefix, value
-        return
-    for key, inner in value.items():
-        yield from _flat(f"{prefix}.{key}" if prefix else key, inner)
