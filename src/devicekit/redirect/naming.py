@@ -5,7 +5,7 @@ from __future__ import annotations
 import numbers
 from typing import Any
 
-__all__ = ["CURRENT", "cuda_index", "is_device"]
+__all__ = ["BEHIND_DEVICE", "CURRENT", "TYPES", "cuda_index", "cuda_type_name", "given", "is_device"]
 
 CURRENT = -1
 """The current device, which is what ``"cuda"`` without a number means; as torch.cuda counts."""
@@ -30,6 +30,26 @@ def cuda_index(device: Any) -> int | None:
         index = getattr(device, "index", None)
         return CURRENT if index is None else int(index)
     return int(device) if _is_number(device) and device >= 0 else None
+
+
+TYPES = "torch.cuda."
+"""How the names of CUDA's tensor types begin: ``torch.cuda.FloatTensor``."""
+
+
+def cuda_type_name(kind: Any) -> str | None:
+    """What such a type, or its text, is called without that; None for every other type."""
+    name = kind if isinstance(kind, str) else getattr(kind, "cuda_name", "")
+    return name.removeprefix(TYPES) if name.startswith(TYPES) else None
+
+
+BEHIND_DEVICE = ("dtype", "non_blocking", "copy")
+"""The places behind the device in ``Tensor.to``."""
+
+
+def given(names: tuple[str, ...], rest: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments by their names, those too that came without one; without those that are None."""
+    named = {**dict(zip(names, rest, strict=False)), **kwargs}
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def is_device(torch: Any, value: Any) -> bool:

@@ -10,7 +10,7 @@ from devicekit.redirect.marks import WILD
 from devicekit.redirect.masquerade.factories import cuda_type
 from devicekit.redirect.masquerade.mode import Base, Masquerade, asked_by_torch, plain
 from devicekit.redirect.masquerade.places import size
-from devicekit.redirect.naming import is_device
+from devicekit.redirect.naming import BEHIND_DEVICE, cuda_type_name, given, is_device
 
 __all__ = ["install"]
 
@@ -36,14 +36,13 @@ class Ways:
 
     def cuda(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """To a device, by default the current one."""
-        named = ("device", "non_blocking", "memory_format")
-        given = {**dict(zip(named, args[1:], strict=False)), **kwargs}
-        device = given.get("device")
+        named = given(("device", "non_blocking", "memory_format"), args[1:], kwargs)
+        device = named.get("device")
         index = self.redirect.index("cuda" if device is None else device)
         if index is None:
             raise RuntimeError("Invalid device, must be cuda device")
         self.redirect.note("Tensor.cuda")
-        return self.moved(args[0], index, memory_format=given.get("memory_format"))
+        return self.moved(args[0], index, memory_format=named.get("memory_format"))
 
     def cpu(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """To the host."""
@@ -55,7 +54,7 @@ class Ways:
         other = rest[0] if rest else kwargs.get("other")
         if isinstance(other, torch.Tensor):
             place = self.places.of(other)
-            options = _options(("non_blocking", "copy"), rest[1:], {k: v for k, v in kwargs.items() if k != "other"})
+            options = given(BEHIND_DEVICE[1:], rest[1:], {k: v for k, v in kwargs.items() if k != "other"})
             return self.moved(tensor, None if place is WILD else place, dtype=other.dtype, **options)
         device = kwargs.get("device")
         if rest and is_device(torch, rest[0]):
@@ -64,7 +63,7 @@ class Ways:
             rest = rest[1:]
         elif device is None:
             return self.mode.compute(func, args, kwargs)
-        options = _options(("dtype", "non_blocking", "copy"), rest, {k: v for k, v in kwargs.items() if k != "device"})
+        options = given(BEHIND_DEVICE, rest, {k: v for k, v in kwargs.items() if k != "device"})
         if device is None:
             return self.moved(tensor, self.places.of(tensor), **options)
         index = self.redirect.index(device)
@@ -91,10 +90,10 @@ class Ways:
         place = self.places.index(tensor)
         if dtype is None:
             return func(tensor) if place is None or asked_by_torch() else cuda_type(tensor)
-        name = dtype if isinstance(dtype, str) else getattr(dtype, "cuda_name", "")
-        if name.startswith("torch.cuda."):
-            scalar = getattr(torch, name.removeprefix("torch.cuda.")).dtype
-            return self.moved(tensor, self.redirect.index("cuda") if place is None else place, dtype=scalar)
+        name = cuda_type_name(dtype)
+        if name is not None:
+            index = self.redirect.index("cuda") if place is None else place
+            return self.moved(tensor, index, dtype=getattr(torch, name).dtype)
         if isinstance(dtype, torch.dtype):
             return self.moved(tensor, place, dtype=dtype)
         out = func(*args, **kwargs)  # a type of the host, as "torch.FloatTensor"
@@ -117,8 +116,3 @@ class Ways:
         device = {} if tensor.device.type == self.redirect.target.device_type else {"device": self.redirect.device}
         out = Base.to(tensor, **{**device, **options}) if device or options else tensor
         return out if place is None else self.places.settle(out, place)
-
-
-def _options(names: tuple[str, ...], rest: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """What stands behind the device, by its name."""
-    return {**dict(zip(names, rest, strict=False)), **kwargs}

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from devicekit.redirect.marks import HOST, mark_of
+from devicekit.redirect.naming import TYPES, cuda_type_name
 from devicekit.redirect.redirect import Redirect
 
 __all__ = ["install"]
-
-PREFIX = "torch.cuda."
 
 
 def install(redirect: Redirect) -> None:
@@ -29,10 +28,10 @@ def _typed(redirect: Redirect, name: str) -> Any:
         def __call__(cls, *args: Any, **kwargs: Any) -> Any:
             if not layer.on:
                 return real(*args, **kwargs)
-            redirect.note(PREFIX + name)
+            redirect.note(TYPES + name)
             if args and isinstance(args[0], torch.Tensor):  # another name for a tensor of this type
                 if not isinstance(args[0], cls):
-                    raise TypeError(f"expected {PREFIX}{name} (got {args[0].type()})")
+                    raise TypeError(f"expected {TYPES}{name} (got {args[0].type()})")
                 return args[0].view_as(args[0])
             return host(*args).to(kwargs.get("device", "cuda"))
 
@@ -46,7 +45,7 @@ def _typed(redirect: Redirect, name: str) -> Any:
         (),
         {
             "__module__": "torch.cuda",
-            "cuda_name": PREFIX + name,
+            "cuda_name": TYPES + name,
             "dtype": host.dtype,
             "layout": torch.strided,
             "is_cuda": True,
@@ -76,12 +75,12 @@ def _default(redirect: Redirect, real: Any) -> Any:
     def set_default_tensor_type(t: Any) -> Any:
         if not layer.on:
             return real(t)
-        name = t if isinstance(t, str) else getattr(t, "cuda_name", "")
+        name = cuda_type_name(t)
         forget()
-        if not name.startswith(PREFIX):
+        if name is None:
             return real(t)
         redirect.note("torch.set_default_tensor_type")
-        real("torch." + name.removeprefix(PREFIX))
+        real(f"torch.{name}")
         if redirect.strict or not redirect.target.on_host:
             torch.set_default_device("cuda")
             ours.append(True)

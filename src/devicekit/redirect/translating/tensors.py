@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from devicekit.redirect.marks import HOST, mark, mark_of
-from devicekit.redirect.naming import is_device
+from devicekit.redirect.naming import BEHIND_DEVICE, cuda_type_name, given, is_device
 from devicekit.redirect.redirect import Redirect
 
 __all__ = ["install"]
@@ -91,7 +91,7 @@ def _to(redirect: Redirect, real: Callable[..., Any]) -> Callable[..., Any]:
             redirect.note("Tensor.to")
         elif not on_host or torch.device(device) != redirect.host_device:
             return real(self, *args, **kwargs)
-        options = _named(rest, {k: v for k, v in kwargs.items() if k != "device"})
+        options = given(BEHIND_DEVICE, rest, {k: v for k, v in kwargs.items() if k != "device"})
         if index is not None:
             return moved(redirect, self, index, real, options)
         if isinstance(device, str) or device is redirect.host_device:
@@ -123,11 +123,10 @@ def _type(redirect: Redirect, real: Callable[..., Any]) -> Callable[..., Any]:
     def type(self: Any, dtype: Any = None, non_blocking: bool = False, **kwargs: Any) -> Any:  # noqa: A001
         if dtype is None or not layer.on:
             return real(self, dtype, non_blocking, **kwargs) if dtype is not None else real(self)
-        name = dtype if isinstance(dtype, str) else getattr(dtype, "cuda_name", "")
-        if not name.startswith("torch.cuda."):
+        name = cuda_type_name(dtype)
+        if name is None:
             return real(self, dtype, non_blocking, **kwargs)
-        scalar = getattr(torch, name.removeprefix("torch.cuda.")).dtype
-        return self.to("cuda", scalar, non_blocking=non_blocking)
+        return self.to("cuda", getattr(torch, name).dtype, non_blocking=non_blocking)
 
     return type
 
@@ -143,13 +142,6 @@ def _pin_memory(redirect: Redirect, real: Callable[..., Any]) -> Callable[..., A
         return self.clone()
 
     return pin_memory
-
-
-def _named(rest: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """What stands behind the device in ``Tensor.to``, by its name."""
-    names = ("dtype", "non_blocking", "copy")
-    given = dict(zip(names, rest, strict=False))
-    return {k: v for k, v in {**given, **kwargs}.items() if v is not None}
 
 
 def _only(**given: Any) -> dict[str, Any]:
