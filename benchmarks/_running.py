@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import functools
 import importlib.util
@@ -14,11 +15,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from _programs import HERE, Edit, Outcome, Program
+from _table import Sheet, machine_line, save, show
 
 import devicekit
 
@@ -38,6 +41,64 @@ class Run:
         return "yes" if self.outcome is not None else f"no: {self.why}"
 
 
+@dataclass(frozen=True)
+class Told:
+    """What a comparison says of one program."""
+
+    row: Sequence[str]
+    """Behind the program's name."""
+    results: dict[str, Any]
+    well: bool
+
+
+def compare(
+    description: str, sheet: Sheet, programs: Sequence[Program], compared: Callable[[Program, Path, Path], Told]
+) -> int:
+    """The command of a benchmark: compare the copies of every program in a folder of clones, and show what was told.
+
+    ``compared`` takes a program, its clone and a new folder for the copies. The exit code is 1 if one did not go well.
+    """
+    options = _arguments(description)
+    print(machine_line(), file=sys.stderr)
+    results, well = {}, True
+    for program in programs:
+        if options.only.lower() not in program.name.lower():
+            continue
+        if lacking := missing(program, options.clones):
+            print(f"SKIPPED {program.name}: {lacking} is missing", file=sys.stderr)
+            sheet.rows.append(_short(sheet, program, f"skipped: {lacking} is missing"))
+            continue
+        try:
+            with folder_for(options.keep, program) as folder:
+                told = compared(program, options.clones / program.clone, folder)
+        except (ChildProcessError, LookupError) as exc:
+            print(f"FAILED {program.name}: {exc}", file=sys.stderr)
+            sheet.rows.append(_short(sheet, program, "could not be prepared"))
+            well = False
+            continue
+        sheet.rows.append([program.name, *told.row])
+        results[program.name] = told.results
+        well = well and told.well
+    show([sheet], markdown=options.markdown)
+    save(options.json, programs=results)
+    return 0 if well else 1
+
+
+def _arguments(description: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description.partition("\n")[0])
+    parser.add_argument("clones", type=Path, help="a folder of clones")
+    parser.add_argument("--only", default="", metavar="NAME", help="programs with this in their name")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave the copies and what they print there")
+    parser.add_argument("--markdown", action="store_true")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    return parser.parse_args()
+
+
+def _short(sheet: Sheet, program: Program, why: str) -> list[str]:
+    return [program.name, why, *[""] * (len(sheet.columns) - 2)]
+
+
+# -- copies ------------------------------------------------------------------------------------------
 def missing(program: Program, clones: Path) -> str:
     if not (clones / program.clone).is_dir():
         return str(clones / program.clone)

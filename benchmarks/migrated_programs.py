@@ -16,7 +16,6 @@ compile, or would be rewritten again.
 
 from __future__ import annotations
 
-import argparse
 import ast
 import contextlib
 import json
@@ -31,8 +30,8 @@ from pathlib import Path
 from typing import Any
 
 from _programs import PROGRAMS, Program
-from _running import Run, edit, environment, folder_for, missing, run
-from _table import Sheet, machine_line, save, show
+from _running import Run, Told, compare, edit, environment, run
+from _table import Sheet
 
 import devicekit
 
@@ -50,38 +49,17 @@ class Migration:
     """How often the code says torch.cuda, before and after."""
 
 
+COLUMNS = ("program", "rewritten", "left", "again", "torch.cuda", "compiles", "original", "migrated", "as by hand")
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("clones", type=Path, help="a folder of clones")
-    parser.add_argument("--only", default="", metavar="NAME", help="programs with this in their name")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave the copies and what they print there")
-    parser.add_argument("--markdown", action="store_true")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    options = parser.parse_args()
-    print(machine_line(), file=sys.stderr)
-    columns = ("program", "rewritten", "left", "again", "torch.cuda", "compiles", "original", "migrated", "as by hand")
-    sheet, results, well = Sheet("Migrated programs", columns), {}, True
-    for program in PROGRAMS:
-        if options.only.lower() not in program.name.lower():
-            continue
-        if lacking := missing(program, options.clones):
-            print(f"SKIPPED {program.name}: {lacking} is missing", file=sys.stderr)
-            sheet.rows.append([program.name, f"skipped: {lacking} is missing", *[""] * (len(columns) - 2)])
-            continue
-        try:
-            with folder_for(options.keep, program) as folder:
-                migration, runs = _tried(program, options.clones / program.clone, folder)
-        except (ChildProcessError, LookupError) as exc:
-            print(f"FAILED {program.name}: {exc}", file=sys.stderr)
-            sheet.rows.append([program.name, "could not be prepared", *[""] * (len(columns) - 2)])
-            well = False
-            continue
-        sheet.rows.append(_row(program, migration, runs))
-        results[program.name] = {"migration": vars(migration), "runs": {name: vars(run) for name, run in runs.items()}}
-        well = well and not migration.broken and not migration.again and _same(runs)
-    show([sheet], markdown=options.markdown)
-    save(options.json, programs=results)
-    return 0 if well else 1
+    return compare(__doc__, Sheet("Migrated programs", COLUMNS), PROGRAMS, _compared)
+
+
+def _compared(program: Program, clone: Path, folder: Path) -> Told:
+    migration, runs = _tried(program, clone, folder)
+    results = {"migration": vars(migration), "runs": {name: vars(run) for name, run in runs.items()}}
+    return Told(_row(migration, runs), results, not migration.broken and not migration.again and _same(runs))
 
 
 def _tried(program: Program, clone: Path, folder: Path) -> tuple[Migration, dict[str, Run]]:
@@ -102,11 +80,10 @@ def _tried(program: Program, clone: Path, folder: Path) -> tuple[Migration, dict
     }
 
 
-def _row(program: Program, migration: Migration, runs: dict[str, Run]) -> list[str]:
+def _row(migration: Migration, runs: dict[str, Run]) -> list[str]:
     left = ", ".join(f"{number} {kind}" for kind, number in sorted(migration.left.items())) or "0"
     same = f"yes: {', '.join(runs['by hand'].outcome or ())}" if _same(runs) else f"no ({_difference(runs)})"
     return [
-        program.name,
         str(migration.rewritten),
         left,
         str(migration.again),

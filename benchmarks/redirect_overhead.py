@@ -3,8 +3,9 @@
     python benchmarks/redirect_overhead.py FOLDER_OF_CLONES [--rounds 9] [--markdown] [--json FILE]
 
 The step is the one of the README of nanoGPT for a CPU (4 layers, 4 heads, 128 channels, 64 characters, a batch of 12),
-with clipping and its optimizer. All ways run in one process; they take turns, and who goes first changes every round.
-Ratios are medians of the rounds' ratios; torch's threads wait for each other, so the machine should be quiet.
+with clipping and its optimizer. All ways run in one process; they take turns of a few steps, and who goes first changes
+every turn; each round makes the models anew, because where they come to lie in memory counts as well. Ratios are
+medians of the turns' ratios; torch's threads wait for each other, so the machine should be quiet.
 Operations are told as the difference to plain torch, in microseconds.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import sys
 import time
 import timeit
@@ -26,8 +28,8 @@ from _table import Sheet, machine_line, median, save, show, verdict
 from devicekit import redirect_cuda
 from devicekit.testing import simulated_cuda
 
-WARM, STEPS = 3, 15
-CALLS = 20000
+TURNS, STEPS = 6, 4
+CALLS = 5000
 TARGETS = {"translate": 1.02, "masquerade": 1.15}
 """Times the hand-ported step."""
 OPERATION_TARGET = 0.1
@@ -58,51 +60,55 @@ def main() -> None:
     options = parser.parse_args()
     print(machine_line(), file=sys.stderr)
     sys.path.insert(0, str(options.clones / "nanoGPT"))
-    steps = _in_turns(lambda way: _step(*WAYS[way]), options.rounds)
-    calls = {
-        name: _in_turns(lambda way, do=do: _call(*WAYS[way], do), options.rounds) for name, do in OPERATIONS.items()
-    }
+    steps = _in_turns(_model, options.rounds)
+    calls = {name: _in_turns(functools.partial(_operand, do), options.rounds) for name, do in OPERATIONS.items()}
     show([_steps(steps), _calls(calls)], markdown=options.markdown)
     save(options.json, steps=steps, calls=calls)
 
 
-def _in_turns(measure: Callable[[str], float], rounds: int) -> dict[str, list[float]]:
+def _in_turns(make: Callable[[str], Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """What each way measures; ``make`` takes the name of a device, and gives what takes the seconds there."""
     found: dict[str, list[float]] = {way: [] for way in WAYS}
-    for number in range(rounds):
-        ways = list(WAYS)
-        for way in ways[number % len(ways) :] + ways[: number % len(ways)]:
-            found[way].append(measure(way))
+    for _ in range(rounds):
+        made = {}
+        for way, (context, device) in WAYS.items():
+            with context():
+                made[way] = make(device)
+        for turn in range(TURNS):
+            ways = list(WAYS)
+            for way in ways[turn % len(ways) :] + ways[: turn % len(ways)]:
+                with WAYS[way][0]():
+                    found[way].append(made[way]())
     return found
 
 
-def _step(context: Callable[[], AbstractContextManager[Any]], device: str) -> float:
+def _model(device: str) -> Callable[[], float]:
     """Seconds of one step, the median of several."""
     from model import GPT, GPTConfig
 
-    with context():
-        torch.manual_seed(0)
-        config = GPTConfig(block_size=64, vocab_size=65, n_layer=4, n_head=4, n_embd=128, dropout=0.0, bias=False)
-        with contextlib.redirect_stdout(None):
-            model = GPT(config).to(device)
-            optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), "cpu")
-        x = torch.randint(0, 65, (12, 64)).to(device)
-        taken = []
-        for _ in range(WARM + STEPS):
-            start = time.perf_counter()
-            _, loss = model(x, x)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            taken.append(time.perf_counter() - start)
-    return median(taken[WARM:])
+    torch.manual_seed(0)
+    config = GPTConfig(block_size=64, vocab_size=65, n_layer=4, n_head=4, n_embd=128, dropout=0.0, bias=False)
+    with contextlib.redirect_stdout(None):
+        model = GPT(config).to(device)
+        optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), "cpu")
+    x = torch.randint(0, 65, (12, 64)).to(device)
+
+    def step() -> float:
+        start = time.perf_counter()
+        _, loss = model(x, x)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return time.perf_counter() - start
+
+    return lambda: median([step() for _ in range(STEPS + 1)][1:])
 
 
-def _call(context: Callable[[], AbstractContextManager[Any]], device: str, do: Callable[[Any], Any]) -> float:
+def _operand(do: Callable[[Any], Any], device: str) -> Callable[[], float]:
     """Seconds of one call."""
-    with context():
-        x = torch.ones(8, device=device)
-        return min(timeit.repeat(lambda: do(x), number=CALLS, repeat=3)) / CALLS
+    x = torch.ones(8, device=device)
+    return lambda: min(timeit.repeat(lambda: do(x), number=CALLS, repeat=3)) / CALLS
 
 
 def _steps(steps: dict[str, list[float]]) -> Sheet:

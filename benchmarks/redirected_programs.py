@@ -12,53 +12,31 @@ hand.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 from pathlib import Path
 
 from _programs import UNCHANGED, Program
-from _running import Run, edit, environment, folder_for, missing, run
-from _table import Sheet, machine_line, save, show
+from _running import Run, Told, compare, edit, environment, run
+from _table import Sheet
 
 RUN = ("-m", "devicekit", "run")
 WAYS = ("devicekit run", "--strict-cuda")
 
 
+COLUMNS = ("program", "python", *WAYS, *(f"{way}: as by hand" for way in WAYS))
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("clones", type=Path, help="a folder of clones")
-    parser.add_argument("--only", default="", metavar="NAME", help="programs with this in their name")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave the copies and what they print there")
-    parser.add_argument("--markdown", action="store_true")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    options = parser.parse_args()
-    print(machine_line(), file=sys.stderr)
-    columns = ("program", "python", *WAYS, *(f"{way}: as by hand" for way in WAYS))
-    sheet, results, well = Sheet("Programs run unchanged", columns), {}, True
-    for program in UNCHANGED:
-        if options.only.lower() not in program.name.lower():
-            continue
-        if lacking := missing(program, options.clones):
-            print(f"SKIPPED {program.name}: {lacking} is missing", file=sys.stderr)
-            sheet.rows.append([program.name, f"skipped: {lacking} is missing", *[""] * (len(columns) - 2)])
-            continue
-        try:
-            with folder_for(options.keep, program) as folder:
-                runs = _tried(program, options.clones / program.clone, folder)
-        except (ChildProcessError, LookupError) as exc:
-            print(f"FAILED {program.name}: {exc}", file=sys.stderr)
-            sheet.rows.append([program.name, "could not be prepared", *[""] * (len(columns) - 2)])
-            well = False
-            continue
-        hand = runs["by hand"]
-        said = [_compared(runs[WAYS[0]], hand), _compared(runs[WAYS[1]], runs.get("by hand, as on CUDA", hand))]
-        sheet.rows.append([program.name, str(runs["python"]), *(str(runs[way]) for way in WAYS), *said])
-        results[program.name] = {name: vars(each) for name, each in runs.items()}
-        well = well and all(one.startswith("yes") for one in said)
-    show([sheet], markdown=options.markdown)
-    save(options.json, programs=results)
-    return 0 if well else 1
+    return compare(__doc__, Sheet("Programs run unchanged", COLUMNS), UNCHANGED, _compared)
+
+
+def _compared(program: Program, clone: Path, folder: Path) -> Told:
+    runs = _tried(program, clone, folder)
+    hand = runs["by hand"]
+    said = [_same(runs[WAYS[0]], hand), _same(runs[WAYS[1]], runs.get("by hand, as on CUDA", hand))]
+    row = [str(runs["python"]), *(str(runs[way]) for way in WAYS), *said]
+    return Told(row, {name: vars(each) for name, each in runs.items()}, all(one.startswith("yes") for one in said))
 
 
 def _tried(program: Program, clone: Path, folder: Path) -> dict[str, Run]:
@@ -84,7 +62,7 @@ def _tried(program: Program, clone: Path, folder: Path) -> dict[str, Run]:
     return runs
 
 
-def _compared(ours: Run, theirs: Run) -> str:
+def _same(ours: Run, theirs: Run) -> str:
     if ours.outcome is None or theirs.outcome is None:
         return f"no (by hand: {theirs})"
     different = [key for key in theirs.outcome if ours.outcome.get(key) != theirs.outcome[key]]

@@ -18,6 +18,9 @@ from devicekit.redirect.redirect import Redirect
 __all__ = ["install"]
 
 
+_ABSENT = object()
+
+
 def install(redirect: Redirect) -> None:
     """Replace the methods that name a device, or mean the host."""
     tensor, layer = redirect.torch.Tensor, redirect.layer
@@ -71,12 +74,20 @@ def _cpu(redirect: Redirect, real: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _to(redirect: Redirect, real: Callable[..., Any]) -> Callable[..., Any]:
+    dtype, anywhere = redirect.torch.dtype, _to_anywhere(redirect, real)
+
+    def to(self: Any, what: Any = _ABSENT, /, *rest: Any, **kwargs: Any) -> Any:
+        if what.__class__ is dtype and not rest and not kwargs:  # the usual way to name no device, made cheap
+            return real(self, what)
+        return anywhere(self, *(() if what is _ABSENT else (what,)), *rest, **kwargs)
+
+    return to
+
+
+def _to_anywhere(redirect: Redirect, real: Callable[..., Any]) -> Callable[..., Any]:
     layer, torch, on_host = redirect.layer, redirect.torch, redirect.target.on_host
-    dtype = torch.dtype
 
     def to(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if not kwargs and args and args[0].__class__ is dtype:  # the usual way to name no device, made cheap
-            return real(self, *args)
         if not layer.on:
             return real(self, *args, **kwargs)
         if args and is_device(torch, args[0]):
