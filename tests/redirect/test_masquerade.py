@@ -188,7 +188,23 @@ WRONG: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     ),
     "no such device": (lambda x, h: x.to("cuda:2"), "invalid device ordinal"),
     "pinned": (lambda x, h: x.pin_memory(), "only dense CPU tensors can be pinned"),
-    "grad": (lambda x, h: setattr(x, "grad", h), "assigned grad has data located on a different device"),
+    "grad": (
+        lambda x, h: setattr(x, "grad", h),
+        "a gradient with device type 'cpu' to a tensor with device type 'cuda'",
+    ),
+    "grad of another device": (
+        lambda x, h: setattr(x, "grad", h.to("cuda:1")),
+        "assigned grad has data located on a different device",
+    ),
+    "values at indices": (lambda x, h: x.__setitem__([0, 1], h[:2]), "found at least two devices, cuda:0 and cpu"),
+    "backward of a gradient": (
+        lambda x, h: (x.requires_grad_() * 2).backward(h),
+        "invalid gradient at index 0 - expected device cuda:0 but got cpu",
+    ),
+    "buckets": (
+        lambda x, h: torch.bucketize(x, h[0]),
+        "boundaries tensor device type cpu and input value tensor .* cuda:0",
+    ),
 }
 
 

@@ -45,7 +45,7 @@ SURFACE = (
 TRANSLATING = ("factories", "tensors")
 """What is replaced so that tensors of "cuda" are tensors of the target, and say so."""
 
-LAST = ("scripting", "compiling")
+LAST = ("lazy", "scripting", "compiling")
 """Parts of the surface that must know all that the others have replaced."""
 
 _OWN = ("torch", "devicekit")

@@ -12,6 +12,7 @@ from devicekit.redirect.masquerade import (
     factories,
     mode,
     moving,
+    optimizers,
     scripts,
     sequences,
     threads,
@@ -28,6 +29,7 @@ def install(redirect: Redirect) -> None:
     for part in (factories, moving, answers, autograd):
         part.install(masquerade)
     defaults.install(redirect)
+    optimizers.install(masquerade)
     scripts.install(masquerade)
     sequences.install(masquerade)
     threads.install(masquerade)

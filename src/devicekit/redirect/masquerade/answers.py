@@ -126,7 +126,7 @@ class Answers:
         if isinstance(grad, torch.Tensor) and self.mode.thread.backward is None:
             places = self.places.of(tensor), self.places.of(grad)
             if places[0] != places[1] and "wild" not in places:
-                raise RuntimeError("assigned grad has data located on a different device")
+                raise RuntimeError(_wrong_gradient(*places))
         return func(*args)
 
     @staticmethod
@@ -136,6 +136,17 @@ class Answers:
 
         place = storage.__dict__.get(NAME)
         return place if isinstance(place, int) else None
+
+
+def _wrong_gradient(tensor: int | None, grad: int | None) -> str:
+    """In torch's words (torch/csrc/autograd/python_variable.cpp)."""
+    if None not in (tensor, grad):
+        return "assigned grad has data located on a different device"
+    own, other = ("cpu" if place is None else "cuda" for place in (tensor, grad))
+    return (
+        f"attempting to assign a gradient with device type '{other}' to a tensor with device type '{own}'. "
+        "Please ensure that the gradient and the tensor are on the same device"
+    )
 
 
 def _no_numpy(index: int) -> TypeError:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from devicekit.redirect.marks import WILD
 from devicekit.redirect.masquerade.mode import Masquerade, gathered
 
 __all__ = ["install"]
@@ -49,6 +50,7 @@ class Backward:
             if not layer.on:
                 return real(tensors, *args, **kwargs)
             tensors = _listed(tensors)
+            self._check(tensors, args[0] if args else kwargs.get("grad_tensors"))
             with self.on_device_of(tensors):
                 return twin(tensors, *args, **kwargs)
 
@@ -62,6 +64,7 @@ class Backward:
             if not layer.on:
                 return real(outputs, inputs, *args, **kwargs)
             outputs, inputs = _listed(outputs), _listed(inputs)
+            self._check(outputs, args[0] if args else kwargs.get("grad_outputs"))
             with self.on_device_of(outputs):
                 found = twin(outputs, inputs, *args, **kwargs)
             for gradient, of in zip(found, (inputs,) if len(found) == 1 else inputs, strict=True):
@@ -95,9 +98,28 @@ class Backward:
         finally:
             thread.backward = before
 
+    def _check(self, outputs: Any, gradients: Any) -> None:
+        """A gradient that the program gives lies where its output is; torch moves single numbers there.
+
+        Raises:
+            RuntimeError: it does not, in the words of the engine (torch/csrc/autograd/engine.cpp, validate_outputs).
+        """
+        of = self.mode.places.of
+        for number, (output, gradient) in enumerate(zip(_several(outputs), _several(gradients), strict=False)):
+            if not isinstance(gradient, torch.Tensor) or gradient.dim() == 0:
+                continue
+            expected, got = of(output), of(gradient)
+            if expected != got and WILD not in (expected, got):
+                told = ("cpu" if place is None else f"cuda:{place}" for place in (expected, got))
+                raise RuntimeError("invalid gradient at index {} - expected device {} but got {}".format(number, *told))
+
     def _index(self, tensors: Any) -> int | None:
         found = gathered((tensors,))
         return next((i for i in map(self.mode.places.index, found) if i is not None), None)
+
+
+def _several(tensors: Any) -> tuple[Any, ...]:
+    return tuple(tensors) if isinstance(tensors, (tuple, list)) else (tensors,)
 
 
 def _listed(tensors: Any) -> Any:

@@ -57,6 +57,31 @@ NAMED: dict[str, tuple[str, tuple[str, ...]]] = {
     "stack": ("wrapper_CUDA_cat", ("tensors", "tensors")),
 }
 """Operations whose kernel checks its arguments one by one (RegisterCUDA.cpp), and what they are called there."""
+OWN_WORDS = {
+    "masked_fill": "expected self and mask to be on the same device, but got mask on {1} and self on {0}",
+    "masked_fill_": "expected self and mask to be on the same device, but got mask on {1} and self on {0}",
+    "grid_sample": (
+        "grid_sampler(): expected input and grid to be on same device, but input is on {0} and grid is on {1}"
+    ),
+    "grid_sampler": (
+        "grid_sampler(): expected input and grid to be on same device, but input is on {0} and grid is on {1}"
+    ),
+    "searchsorted": (
+        "torch.searchsorted(): boundaries and input value tensors should have same device type, but got boundaries "
+        "tensor device type {0} and input value tensor device type {1}"
+    ),
+    "bucketize": (
+        "torch.searchsorted(): boundaries and input value tensors should have same device type, but got boundaries "
+        "tensor device type {1} and input value tensor device type {0}"
+    ),
+    "quantile": "quantile() q tensor must be on the same device as the input tensor",
+    "nanquantile": "quantile() q tensor must be on the same device as the input tensor",
+    "scaled_dot_product_attention": (
+        "Expected query, key, and value to have the same device type, but got query.device: {0} key.device: {1} and "
+        "value.device: {2} instead."
+    ),
+}
+"""Those that check by themselves (aten/src/ATen/native), with the places of their tensors in order."""
 CONVOLUTIONS = frozenset(f"{kind}{n}d" for kind in ("conv", "conv_transpose") for n in (1, 2, 3))
 
 
@@ -72,6 +97,8 @@ def check(mode: Masquerade, func: Any, args: tuple[Any, ...], tensors: list[Any]
     places = [mode.places.of(t) for t in tensors]
     if name in INDEXING and tensors and tensors[0] is args[0]:
         _check_index(mode, args, places[0])
+        if name != "__getitem__":
+            _check_values(mode, args, places[0])
         return
     if name in ALLOWED or _torch_brings_together():
         return
@@ -114,6 +141,25 @@ def _check_index(mode: Masquerade, args: tuple[Any, ...], place: Any) -> None:
             raise RuntimeError(f"indices should be either on cpu or on the same device as the indexed tensor ({own})")
 
 
+def _check_values(mode: Masquerade, args: tuple[Any, ...], place: Any) -> None:
+    """What is put at indices lies where they are put, but for single numbers; what is put into a slice is copied there
+    (aten/src/ATen/native/TensorAdvancedIndexing.cpp).
+    """
+    index, values = args[1], args[2] if len(args) > 2 else None
+    if not isinstance(values, torch.Tensor) or values.dim() == 0 or not _by_numbers(index):
+        return
+    other = mode.places.of(values)
+    if WILD not in (place, other) and other != place:
+        one, two = sorted(("cpu" if where is None else f"cuda:{where}" for where in (place, other)), reverse=True)
+        raise RuntimeError(_two_devices(one, two))
+
+
+def _by_numbers(index: Any) -> bool:
+    """The index is no slice, but says which rows, or which are to be taken."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return any(isinstance(part, list) or (isinstance(part, torch.Tensor) and part.dim() > 0) for part in parts)
+
+
 def _torch_brings_together() -> bool:
     frame: Any = sys._getframe(2)
     while frame is not None:
@@ -136,12 +182,14 @@ def _words(name: str, tensors: list[Any], places: list[Any]) -> str:
         if kinds[0] != kinds[1]:
             return f"Input type ({kinds[0]}) and weight type ({kinds[1]}) should be the same"
         return f"Input type ({kinds[0]}) and bias type ({kinds[-1]}) should be the same"
+    if name in OWN_WORDS:
+        return OWN_WORDS[name].format(*told, *told[-1:] * 2)
     kernel, arguments = NAMED.get(name, ("", ()))
     first = next(p for p in places if isinstance(p, int))
     odd = next(i for i, p in enumerate(places) if p != first and p is not WILD)
     if not kernel or odd >= len(arguments):
         one, other, *_ = sorted({t for t, p in zip(told, places, strict=True) if p is not WILD}, reverse=True)
-        return f"Expected all tensors to be on the same device, but found at least two devices, {one} and {other}!"
+        return _two_devices(one, other)
     argument = arguments[odd]
     if _speaks_briefly():
         return (
@@ -152,6 +200,10 @@ def _words(name: str, tensors: list[Any], places: list[Any]) -> str:
         f"Expected all tensors to be on the same device, but found at least two devices, cuda:{first} and {told[odd]}! "
         f"(when checking argument for argument {argument} in method {kernel})"
     )
+
+
+def _two_devices(one: str, other: str) -> str:
+    return f"Expected all tensors to be on the same device, but found at least two devices, {one} and {other}!"
 
 
 def _speaks_briefly() -> bool:

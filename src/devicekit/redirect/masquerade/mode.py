@@ -33,6 +33,8 @@ PLAIN_PROPERTIES = (
     "dtype", "grad_fn", "is_leaf", "is_sparse", "itemsize", "layout", "nbytes", "ndim", "requires_grad", "shape",
 )  # fmt: skip
 """What is the same wherever a tensor is, and asked often."""
+FOR_PROGRAMS = "torch.testing"
+"""The part of torch that asks what the program would."""
 
 
 class Masquerade(TorchFunctionMode):
@@ -172,5 +174,6 @@ def asked_by_torch(depth: int = 3) -> bool:
         elif frame.f_code.co_name == "__torch_function__":  # of a mode above this one
             frame = frame.f_back
         else:
-            return inside(str(frame.f_globals.get("__name__", "")))
+            name = str(frame.f_globals.get("__name__", ""))
+            return inside(name) and not name.startswith(FOR_PROGRAMS)
     return False

@@ -11,7 +11,7 @@ from typing import Any
 from devicekit.redirect.redirect import Redirect, inside
 from devicekit.redirect.target import invalid_ordinal
 
-__all__ = ["Answers", "EVERYONE", "NOBODY", "PROGRAMS", "answer", "stand_in_everywhere"]
+__all__ = ["Answers", "EVERYONE", "NOBODY", "PROGRAMS", "answer", "in_place_of", "stand_in_everywhere"]
 
 EVERYONE = None
 """Torch's own code gets the same answers as the program."""
@@ -91,6 +91,32 @@ def stand_in_everywhere(redirect: Redirect, module: Any, name: str, new: object)
     redirect.layer.stand_in(module, name, new)
     if home not in (None, module) and vars(home).get(name) is real:
         redirect.layer.stand_in(home, name, new)
+
+
+def in_place_of(real: type, make: Callable[..., Any], *also: type) -> type:
+    """A class for a type from which nothing can be derived, as torch.device: calling it calls ``make``.
+
+    Instances of ``also`` count as its own.
+    """
+
+    class Meta(type):
+        def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+            return make(*args, **kwargs)
+
+        def __instancecheck__(cls, instance: object) -> bool:
+            return isinstance(instance, (real, *also))
+
+        def __subclasscheck__(cls, subclass: type) -> bool:
+            return subclass is cls or issubclass(subclass, (real, *also))
+
+        # torch's own tables, and those of programs, have types as keys.
+        def __eq__(cls, other: object) -> bool:
+            return other is cls or real == other
+
+        def __hash__(cls) -> int:
+            return hash(real)
+
+    return Meta(real.__name__, (), {"__module__": "torch", "__doc__": real.__doc__, "__slots__": ()})
 
 
 def _answered(

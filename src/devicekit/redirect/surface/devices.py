@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from devicekit.redirect.redirect import Redirect
+from devicekit.redirect.surface.answering import in_place_of
 
 __all__ = ["install"]
 
@@ -13,7 +14,7 @@ def install(redirect: Redirect) -> None:
     """Replace ``torch.device`` by a class that makes real devices, and translate where one becomes the default."""
     torch, layer = redirect.torch, redirect.layer
     redirect.host_device = torch.device("cpu")
-    layer.stand_in(torch, "device", _stand_in(redirect, torch.device))
+    layer.stand_in(torch, "device", in_place_of(torch.device, _made(redirect, torch.device)))
 
     # `with torch.device("cuda")` and set_default_device put one of these onto the stack of modes.
     def init(before: Any) -> Any:
@@ -31,30 +32,15 @@ def install(redirect: Redirect) -> None:
     layer.wrap(redirect.module("torch.utils._device").DeviceContext, "__init__", init)
 
 
-def _stand_in(redirect: Redirect, real: Any) -> type:
-    """In place of the type ``torch.device``, from which nothing can be derived: calling it makes a real one."""
+def _made(redirect: Redirect, real: Any) -> Any:
     layer, host = redirect.layer, redirect.host_device
 
-    class Meta(type):
-        def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-            if not layer.on:
-                return real(*args, **kwargs)
-            if not kwargs and len(args) == 1 and type(args[0]) is int:
-                return real("cuda", args[0])
-            made = real(*args, **kwargs)
-            return host if made == host else made
+    def device(*args: Any, **kwargs: Any) -> Any:
+        if not layer.on:
+            return real(*args, **kwargs)
+        if not kwargs and len(args) == 1 and type(args[0]) is int:
+            return real("cuda", args[0])
+        made = real(*args, **kwargs)
+        return host if made == host else made
 
-        def __instancecheck__(cls, instance: object) -> bool:
-            return isinstance(instance, real)
-
-        def __subclasscheck__(cls, subclass: type) -> bool:
-            return subclass is cls or issubclass(subclass, real)
-
-        # torch's own tables, and those of programs, have the type of a device as a key.
-        def __eq__(cls, other: object) -> bool:
-            return other is cls or real == other
-
-        def __hash__(cls) -> int:
-            return hash(real)
-
-    return Meta("device", (), {"__module__": "torch", "__doc__": real.__doc__, "__slots__": ()})
+    return device

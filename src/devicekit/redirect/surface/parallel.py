@@ -34,13 +34,15 @@ def install(redirect: Redirect) -> None:
     )
     alone = redirect.module("torch.nn.parallel.data_parallel")
     wrap(alone, "_get_available_device_type", _no_devices)
-    wrap(torch.nn.DataParallel, "__init__", _make_data_parallel)
+    several: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+    wrap(torch.nn.DataParallel, "__init__", _make_data_parallel, several)
     layer.wrap_in((alone, torch.nn.parallel), "data_parallel", functools.partial(_data_parallel, redirect))
     if on_host:
         wrap(ddp, "_passing_sync_batchnorm_handle", _unchecked)
         wrap(torch.nn.SyncBatchNorm, "forward", _synced)
     if redirect.strict:
         wrap(ddp, "forward", _bringing, told_a_device)
+        wrap(torch.nn.DataParallel, "forward", _where_the_first_is, several)
     if redirect.strict or not on_host:
         wrap(torch.nn.DataParallel, "forward", _bringing, None)
 
@@ -133,7 +135,7 @@ def _no_devices(redirect: Redirect, real: Callable[..., Any]) -> Callable[..., A
     return _get_available_device_type
 
 
-def _make_data_parallel(redirect: Redirect, real: Callable[..., Any]) -> Callable[..., Any]:
+def _make_data_parallel(redirect: Redirect, several: Any, real: Callable[..., Any]) -> Callable[..., Any]:
     layer, target = redirect.layer, redirect.target
 
     def __init__(  # noqa: N807
@@ -145,8 +147,28 @@ def _make_data_parallel(redirect: Redirect, real: Callable[..., Any]) -> Callabl
             if len(numbers) == 1:
                 module.cuda(numbers[0])  # torch moves it then, and only then
         real(self, module, device_ids, output_device, dim)
+        if layer.on and len(numbers) > 1:
+            several[self] = numbers[0]
 
     return __init__
+
+
+def _where_the_first_is(redirect: Redirect, several: Any, real: Callable[..., Any]) -> Callable[..., Any]:
+    """A module for several devices must lie on the first of them; torch would see only where it really lies."""
+    layer = redirect.layer
+
+    def forward(self: Any, *inputs: Any, **kwargs: Any) -> Any:
+        first = several.get(self)
+        if layer.on and first is not None:
+            for tensor in (*self.module.parameters(), *self.module.buffers()):
+                if mark_of(tensor) != first:
+                    raise RuntimeError(
+                        f"module must have its parameters and buffers on device cuda:{first} (device_ids[0]) but found "
+                        f"one of them on device: {tensor.device}"
+                    )
+        return real(self, *inputs, **kwargs)
+
+    return forward
 
 
 def _data_parallel(redirect: Redirect, real: Callable[..., Any]) -> Callable[..., Any]:

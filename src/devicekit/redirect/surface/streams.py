@@ -8,7 +8,7 @@ from typing import Any
 
 from devicekit.errors import DeviceUnavailableError
 from devicekit.redirect.redirect import Redirect
-from devicekit.redirect.surface.answering import Answers, answer, stand_in_everywhere
+from devicekit.redirect.surface.answering import Answers, answer, in_place_of, stand_in_everywhere
 from devicekit.streams import OneQueue, PlainEvent, PlainStream
 
 __all__ = ["install"]
@@ -23,6 +23,8 @@ def install(redirect: Redirect) -> None:
     answers = Streams(redirect)
     for name, kind in (("Stream", answers._stream), ("Event", answers._event)):
         stand_in_everywhere(redirect, torch.cuda, name, kind)
+        real = getattr(torch, name)
+        layer.stand_in(torch, name, in_place_of(real, _of_any_device(redirect, real, kind), kind))
     answer(redirect, torch.cuda, answers._all())
     layer.wrap(torch.cuda.StreamContext, "__init__", functools.partial(_holds, redirect))
     layer.wrap(torch.cuda.StreamContext, "__enter__", functools.partial(_enters, redirect, answers))
@@ -85,6 +87,22 @@ def _kind(answers: Streams, base: Any, name: str) -> Any:
 
     kind: Any = Meta(name, (base,), {"__new__": __new__, "__module__": real.__module__, "__doc__": real.__doc__})
     return kind
+
+
+def _of_any_device(redirect: Redirect, real: Any, kind: Any) -> Any:
+    """``torch.Stream`` or ``torch.Event``, which take the device first: for CUDA it is torch.cuda's."""
+    layer = redirect.layer
+
+    def made(*args: Any, **kwargs: Any) -> Any:
+        device = args[0] if args else kwargs.get("device")
+        if not layer.on or redirect.index(device) is None:
+            return real(*args, **kwargs)
+        given = {"device": device, **{name: value for name, value in kwargs.items() if name != "device"}}
+        if kind.__name__ == "Event":  # of the current device, which is told when it is recorded
+            del given["device"]
+        return kind(*args[1:], **given)
+
+    return made
 
 
 # -- one queue of work -----------------------------------------------------------------------------
