@@ -1,0 +1,1 @@
+"""The programs of docs/examples, run as their users run them."""
