@@ -51,6 +51,7 @@ COMMANDS = (
     Command("scan", "devicekit.cli.scan", "find every place that ties a code base to CUDA"),
     Command("migrate", "devicekit.cli.migrate", "rewrite CUDA-only code to the facade"),
     Command("run", "devicekit.cli.run", "run a program that was written for CUDA on another device, unchanged"),
+    Command("convert", "devicekit.cli.convert", "turn checkpoints of torch or pickle into safetensors, unexecuted"),
     Command("demo", "devicekit.cli.demo", "run a real pretrained model on the device that was chosen"),
 )
 

@@ -12,7 +12,7 @@ from devicekit.errors import WeightsError
 from devicekit.weights.header import Entry, UnbelievableError, parsed, plain, read_header, shown
 from devicekit.weights.source import FileSource, MemorySource, Source, opened
 
-__all__ = ["Checkpoint", "Stored", "opened_checkpoint"]
+__all__ = ["Checkpoint", "Stored", "inside", "opened_checkpoint", "weight_map"]
 
 INDEX = ".safetensors.index.json"
 LONGEST_INDEX = 100_000_000
@@ -111,13 +111,13 @@ def _in_folder(folder: Path) -> Path:
     except OSError as exc:
         raise WeightsError(f"{plain(str(folder))} cannot be read.", why=exc.strerror or str(exc)) from exc
     if "model.safetensors" in names:
-        return _inside(folder, "model.safetensors")
+        return inside(folder, "model.safetensors")
     for kind, found in (
         ("indices of shards", [name for name in names if name.endswith(INDEX)]),
         ("files of weights", [name for name in names if name.endswith(".safetensors")]),
     ):
         if len(found) == 1:
-            return _inside(folder, found[0])
+            return inside(folder, found[0])
         if found:
             some = ", ".join(plain(name) for name in found[:6]) + (", ..." if len(found) > 6 else "")
             what = f"{plain(str(folder))} does not say which weights are meant."
@@ -126,7 +126,7 @@ def _in_folder(folder: Path) -> Path:
     raise WeightsError(f"{plain(str(folder))} holds no weights.", why=why)
 
 
-def _inside(folder: Path, name: str) -> Path:
+def inside(folder: Path, name: str) -> Path:
     """The path of a file that an index or a folder names, if it lies in the folder.
 
     The name comes with the download, so it must not reach other files of this machine: not by ``..``, not by an
@@ -145,12 +145,12 @@ def _inside(folder: Path, name: str) -> Path:
 
 # -- the index of shards -------------------------------------------------------------------------
 def _indexed(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
-    places = _weight_map(path)
+    places = weight_map(path)
     label = plain(str(path))
     held: dict[str, dict[str, Stored]] = {}
     metadata: dict[str, str] = {}
     for shard in dict.fromkeys(places.values()):  # one by one, for a hostile index can name millions
-        where = _inside(path.parent, shard)
+        where = inside(path.parent, shard)
         found = _joined(plain(str(where)), _files([where]), stack)
         held[shard] = found.tensors
         metadata = {**found.metadata, **metadata}
@@ -162,7 +162,12 @@ def _indexed(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
     return Checkpoint(label, {name: held[shard][name] for name, shard in places.items()}, metadata)
 
 
-def _weight_map(path: Path) -> dict[str, str]:
+def weight_map(path: Path) -> dict[str, str]:
+    """The names in an index of shards, and the file in which each of them is.
+
+    Raises:
+        WeightsError: it cannot be read, or is no index.
+    """
     source = FileSource(str(path))
     try:
         if source.size > LONGEST_INDEX:

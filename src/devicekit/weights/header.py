@@ -16,12 +16,22 @@ import re
 import reprlib
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol, TypeAlias
 
 from devicekit.errors import WeightsError
 from devicekit.weights.formats import FORMATS, Format
 
-__all__ = ["Entry", "Header", "Readable", "UnbelievableError", "parsed", "plain", "read_header", "shown"]
+__all__ = [
+    "Entry",
+    "Header",
+    "Readable",
+    "UnbelievableError",
+    "parsed",
+    "plain",
+    "read_header",
+    "shown",
+    "something_else",
+]
 
 LONGEST = 100_000_000
 """Bytes of a header: ``MAX_HEADER_SIZE`` of safetensors."""
@@ -102,7 +112,7 @@ def read_header(source: Readable) -> Header:
             raise UnbelievableError("its header does not begin with '{'")
         return _checked(parsed(raw, "its header"), 8 + len(raw), source.size)
     except UnbelievableError as bad:
-        why, fix = _other(source) or (str(bad), "download or save it again")
+        why, fix = something_else(source) or (str(bad), "download or save it again")
         raise WeightsError(f"{source.label} cannot be read as safetensors.", why=why, try_=fix) from None
 
 
@@ -120,30 +130,38 @@ def plain(path: str) -> str:
 # -- what it is instead --------------------------------------------------------------------------
 _PICKLE = "it is a pickle, which could run code when loaded"
 _ZIP = "it is a ZIP file, as torch.save writes them, with a pickle in it, which could run code when loaded"
-_CONVERT = 'torch.load(path, map_location="cpu", weights_only=True), then save_safetensors, if you trust its author'
+_CONVERT = "devicekit convert, which makes safetensors of it and executes nothing in it"
 _ELSEWHERE = "the safetensors version of the same model"
 _AGAIN = "download it again"
 # None fits the length of a header, 8 bytes of which the last four are zeros, but for lengths that nobody's header has.
-_OTHERS: tuple[tuple[re.Pattern[bytes], str, str], ...] = tuple(
-    (re.compile(start, re.IGNORECASE | re.DOTALL), what, fix)
-    for start, what, fix in (
-        (rb"PK\x03\x04", _ZIP, _CONVERT),
-        (rb"\x80[\2-\5](?!..\0\0\0\0)|\x80[\4\5]\x95", _PICKLE, _CONVERT),
-        (rb"\([dl]p\d|[}\]]q\0[^\0]|c(collecti|torch\.|numpy\.|__built|copy_reg)", _PICKLE, _CONVERT),
-        (rb"version http", "it is a Git LFS pointer: the weights themselves were not downloaded", "git lfs pull"),
-        (rb"GGUF", "it is a GGUF file", _ELSEWHERE),
-        (rb"\x89HDF", "it is an HDF5 file", _ELSEWHERE),
-        (rb"\x1f\x8b\x08", "it is compressed with gzip", "gunzip"),
-        (rb"\s*<(!doctype|html|\?xml)", "it is a web page: the download brought an error page", _AGAIN),
-        (rb"\{[^\0]{7}", "it is JSON, as an index of shards or a server's error message is", "the file of weights"),
-        (rb"\0{8}", "it begins with zeros, as a download that was not completed does", _AGAIN),
-    )
+_Row: TypeAlias = "tuple[re.Pattern[bytes], str, str]"
+
+
+def _row(start: bytes, what: str, fix: str) -> _Row:
+    return re.compile(start, re.IGNORECASE | re.DOTALL), what, fix
+
+
+_PICKLES = (
+    _row(rb"PK\x03\x04", _ZIP, _CONVERT),
+    _row(rb"\x80[\2-\5](?!..\0\0\0\0)|\x80[\4\5]\x95", _PICKLE, _CONVERT),
+    _row(rb"\([dl]p\d|[}\]]q\0[^\0]|c(collecti|torch\.|numpy\.|__built|copy_reg)", _PICKLE, _CONVERT),
+)
+_OTHERS = (
+    _row(rb"version http", "it is a Git LFS pointer: the weights themselves were not downloaded", "git lfs pull"),
+    _row(rb"GGUF", "it is a GGUF file", _ELSEWHERE),
+    _row(rb"\x89HDF", "it is an HDF5 file", _ELSEWHERE),
+    _row(rb"\x1f\x8b\x08", "it is compressed with gzip", "gunzip"),
+    _row(rb"\s*<(!doctype|html|\?xml)", "it is a web page: the download brought an error page", _AGAIN),
+    _row(rb"\{[^\0]{7}", "it is JSON, as an index of shards or a server's error message is", "the file of weights"),
+    _row(rb"\0{8}", "it begins with zeros, as a download that was not completed does", _AGAIN),
 )
 
 
-def _other(source: Readable) -> tuple[str, str] | None:
+def something_else(source: Readable, *, pickles: bool = True) -> tuple[str, str] | None:
+    """What it is instead, and what to do; None: that cannot be told. Without ``pickles`` it is none for sure."""
     start = source.read(0, min(24, source.size))
-    return next(((what, fix) for magic, what, fix in _OTHERS if magic.match(start)), None)
+    rows = (*_PICKLES, *_OTHERS) if pickles else _OTHERS
+    return next(((what, fix) for magic, what, fix in rows if magic.match(start)), None)
 
 
 # -- the length ----------------------------------------------------------------------------------

@@ -52,7 +52,8 @@ class Replacement:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._written: dict[str, Path] = {}
+        self.written: dict[str, Path] = {}
+        """The files that are whole, by their names to be."""
         self._temporary = contextlib.ExitStack()
 
     def __enter__(self) -> Replacement:
@@ -78,7 +79,7 @@ class Replacement:
                 os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        self._written[name] = temporary
+        self.written[name] = temporary
 
     def commit(self, superseded: Iterable[str]) -> None:
         """Rename all in the order in which they were written, then remove files that have lost their meaning.
@@ -89,7 +90,7 @@ class Replacement:
         Raises:
             WeightsError: the system refused; before the last rename everything is put back.
         """
-        *others, last = self._written
+        *others, last = self.written
         path = self.folder / last
         aside: list[Path | None] = []
         with reported(path), contextlib.ExitStack() as undo:
@@ -101,7 +102,7 @@ class Replacement:
                 self._sync()
                 self._rename(last, undo)
             else:
-                self._written[last].replace(path)
+                self.written[last].replace(path)
             undo.pop_all()
             self._sync()
         for old in [*filter(None, aside), *(self.folder / name for name in superseded)]:
@@ -122,7 +123,7 @@ class Replacement:
         return aside
 
     def _rename(self, name: str, undo: contextlib.ExitStack) -> None:
-        temporary, path = self._written[name], self.folder / name
+        temporary, path = self.written[name], self.folder / name
         undo.callback(_withdraw, temporary, path)
         with reported(path):
             temporary.replace(path)

@@ -21,7 +21,7 @@ from devicekit.weights.outgoing import Outgoing, outgoing
 from devicekit.weights.progress import Progress, following
 from devicekit.weights.replacing import Replacement, reported
 
-__all__ = ["save_safetensors"]
+__all__ = ["checked_name", "file_meant", "save_outgoing", "save_safetensors"]
 
 SUFFIX = ".safetensors"
 _SIZE = re.compile(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE | re.ASCII)
@@ -61,20 +61,59 @@ def save_safetensors(
     Raises:
         WeightsError: something cannot be saved, or the system refused; then nothing has changed.
     """
-    target, limit, host = _target(path), _limit(max_shard_size), hosts.current()
-    tensors = [outgoing(_name(name), value, host) for name, value in _by_name(obj, host).items()]
+    target, limit, host = file_meant(path), _limit(max_shard_size), hosts.current()
+    tensors = [outgoing(checked_name(name), value, host) for name, value in _by_name(obj, host).items()]
+    return save_outgoing([tensors], path, target=target, metadata=metadata, limit=limit, progress=progress)
+
+
+def save_outgoing(
+    groups: Sequence[Sequence[Outgoing]],
+    path: str | os.PathLike[str],
+    *,
+    target: Path,
+    metadata: Mapping[str, str] | None = None,
+    limit: int | None = None,
+    progress: Progress = None,
+    words: str = "saving weights",
+    check: Callable[[Mapping[str, Path]], object] | None = None,
+) -> Path:
+    """Save what was looked at already: no group shares a file with another.
+
+    Args:
+        groups: their names are checked, and none comes twice.
+        path: as the caller was told, a file or a folder, which is made.
+        target: the file that is meant by it.
+        metadata: as for ``save_safetensors``.
+        limit: bytes of a file.
+        progress: as for ``save_safetensors``.
+        words: beside the bar.
+        check: looks at the new files, by their names to be, while what lay there before is still untouched.
+
+    Returns:
+        What to load from: the file, or the index.
+
+    Raises:
+        WeightsError: something cannot be saved, or the system refused; then nothing has changed.
+    """
+    tensors = [tensor for group in groups for tensor in group]
     kept, aliases = _untied(tensors)
     texts = _texts(metadata, aliases, tensors)
-    files = _files(target.name.removesuffix(SUFFIX), _shards(kept, limit), texts, aliases)
+    shards = [shard for group in groups for shard in _shards([t for t in group if t.name not in aliases], limit)]
+    files = _files(target.name.removesuffix(SUFFIX), list(filter(None, shards)) or [[]], texts, aliases)
     if target != Path(path):
         with reported(target.parent):
             target.parent.mkdir(parents=True, exist_ok=True)
-    with following(progress, sum(tensor.nbytes for tensor in kept), words="saving weights") as tell:
-        return _write(target, files, tell)
+    with following(progress, sum(tensor.nbytes for tensor in kept), words=words) as tell:
+        return _write(target, files, tell, check)
 
 
 # -- what is asked for ---------------------------------------------------------------------------
-def _target(path: str | os.PathLike[str]) -> Path:
+def file_meant(path: str | os.PathLike[str]) -> Path:
+    """A file of weights, or the one in a folder of that name.
+
+    Raises:
+        WeightsError: it is an index.
+    """
     target = Path(path)
     if target.name.endswith(".json"):
         what = f"Weights cannot be saved as {target}."
@@ -106,7 +145,12 @@ def _by_name(obj: Any, host: Host) -> Mapping[Any, Any]:
     raise WeightsError(what, try_="a module, or a dict of tensors or arrays by name")
 
 
-def _name(name: Any) -> str:
+def checked_name(name: Any) -> str:
+    """A name that a file can hold.
+
+    Raises:
+        WeightsError: it is none.
+    """
     if not isinstance(name, str):
         why = f"the name {shown(repr(name))} is a {type(name).__name__}, and a file holds texts only"
         raise WeightsError("Weights cannot be saved.", why=why, try_="str(name)")
@@ -209,7 +253,12 @@ def _header(tensors: Iterable[Outgoing], metadata: Mapping[str, str]) -> bytes:
 
 
 # -- writing -------------------------------------------------------------------------------------
-def _write(target: Path, files: Sequence[_File], tell: Callable[[int], None]) -> Path:
+def _write(
+    target: Path,
+    files: Sequence[_File],
+    tell: Callable[[int], None],
+    check: Callable[[Mapping[str, Path]], object] | None,
+) -> Path:
     index = target.with_name(f"{target.name}.index.json")
     result = target if len(files) == 1 else index
     for path in (result, *(target.with_name(file.name) for file in files)):
@@ -226,6 +275,8 @@ def _write(target: Path, files: Sequence[_File], tell: Callable[[int], None]) ->
         if result is index:
             with new.file(index.name) as append:
                 append(_index(files))
+        if check is not None:
+            check(new.written)
         names = {result.name, *(file.name for file in files)}
         new.commit([name for name in (target.name, index.name, *_old_shards(index)) if name not in names])
     return result

@@ -1,0 +1,1 @@
+"""Reads what torch, pickle and NumPy wrote, without executing any of it."""
