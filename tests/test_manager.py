@@ -35,13 +35,21 @@ def test_it_knows_its_device() -> None:
         assert dk.DeviceManager("cuda:1", dtype=torch.float16).dtype is torch.float16
 
 
-@pytest.mark.parametrize(("backend", "dtype"), [("cpu", "bfloat16"), ("cpu", 16), ("numpy", torch.bfloat16)])
+@pytest.mark.parametrize(("backend", "dtype"), [("cpu", "bfloat17"), ("cpu", "nn"), ("cpu", 16), ("numpy", torch.half)])
 def test_what_is_no_dtype_is_refused(backend: str, dtype: Any) -> None:
     """A word or another framework's dtype is an error at once, and not deep inside a model."""
     with pytest.raises(dk.DeviceKitError, match="is no dtype of"):
         dk.DeviceManager(backend, dtype=dtype)
     with pytest.raises(dk.DeviceKitError, match="is no dtype of"):
         dk.DeviceManager(backend).to([], dtype)
+
+
+@pytest.mark.parametrize("name", ["float16", "torch.float16"])
+def test_a_dtype_has_a_name(name: str) -> None:
+    """As a command line gives it."""
+    assert dk.DeviceManager("cpu", dtype=name).dtype is torch.float16
+    assert dk.DeviceManager("cpu").to(torch.ones(2), name).dtype is torch.float16
+    assert dk.DeviceManager("numpy", dtype="float16").dtype == "float16"
 
 
 def test_its_repr_says_what_it_is() -> None:

@@ -147,14 +147,17 @@ class Backend(ABC):
         return dtype
 
     def as_dtype(self, dtype: Any) -> Any:
-        """The framework's dtype for what a user gave; None stays None.
+        """The framework's dtype for what a user gave, a dtype or its name; None stays None.
 
         Raises:
             DeviceKitError: it is none of the framework's.
         """
         if dtype is None or isinstance(dtype, self.torch.dtype):
             return dtype
-        raise DeviceKitError(f"{dtype!r} is no dtype of torch.", try_="torch.float32, torch.bfloat16, torch.float16")
+        named = getattr(self.torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else None
+        if isinstance(named, self.torch.dtype):
+            return named
+        raise DeviceKitError(f"{dtype!r} is no dtype of torch.", try_='torch.float32, "bfloat16", "float16"')
 
     def put(self, x: Any, device: Any, dtype: Any = None) -> Any:
         """Put one tensor, array, module or pipeline on the device; anything else comes back as it is.

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from devicekit.weights.selection import Keys, Rename
 
     Checkpoint: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | bytes | BinaryIO
-    Wanted: TypeAlias = torch.dtype | Callable[[str, torch.dtype], torch.dtype | None] | None
+    Dtype: TypeAlias = torch.dtype | str
+    Wanted: TypeAlias = Dtype | Callable[[str, torch.dtype], torch.dtype | None] | None
 
 __all__ = ["DeviceManager"]
 
@@ -51,8 +52,8 @@ class DeviceManager:
 
     Args:
         preferred_device: as for :func:`devicekit.resolve_device`.
-        dtype: the dtype to run models in; by default the one of this machine's :attr:`tuning`, else the fastest that
-            the device computes natively.
+        dtype: the dtype to run models in, or its name; by default the one of this machine's :attr:`tuning`, else the
+            fastest that the device computes natively.
         strict: raise :class:`~devicekit.DeviceUnavailableError` instead of taking another device.
 
     Raises:
@@ -75,13 +76,11 @@ class DeviceManager:
     _wanted_dtype: Any
     """Of :meth:`current`, until something is asked."""
 
-    def __init__(
-        self, preferred_device: object = None, *, dtype: torch.dtype | None = None, strict: bool = False
-    ) -> None:
+    def __init__(self, preferred_device: object = None, *, dtype: Dtype | None = None, strict: bool = False) -> None:
         self._adopt(_announced(resolver().decide(preferred_device, strict=strict)), dtype, strict)
 
     @classmethod
-    def current(cls, *, dtype: torch.dtype | None = None) -> Self:
+    def current(cls, *, dtype: Dtype | None = None) -> Self:
         """The manager for code that says ``"cuda"`` without a number: it means the runtime's current device.
 
         Its ``device`` has no index, ``torch.device("cuda")``, and its ``index`` is None. Where tensors go, and what
@@ -295,7 +294,7 @@ class DeviceManager:
         self._backend.streams().set_stream(stream)
 
     # -- moving ------------------------------------------------------------------------------
-    def to(self, x: Any, dtype: torch.dtype | None = None) -> Any:
+    def to(self, x: Any, dtype: Dtype | None = None) -> Any:
         """Put a tensor, module, array or pipeline on this device, or a dict, list, tuple or dataclass of them.
 
         The dtype stays, unless one is given (then for floating-point values only), or the device cannot hold it
@@ -425,9 +424,7 @@ class DeviceManager:
         """
         return self._backend.create_generator(seed, self._at)  # type: ignore[no-any-return]
 
-    def randn(
-        self, shape: Sequence[int] | int, seed: int | None = None, *, dtype: torch.dtype | None = None
-    ) -> torch.Tensor:
+    def randn(self, shape: Sequence[int] | int, seed: int | None = None, *, dtype: Dtype | None = None) -> torch.Tensor:
         """Standard normal numbers of this shape, the same on every backend for the same seed.
 
         Drawn on the CPU, the whole shape at once, in float32, and then moved: device generators differ, and even on one
@@ -454,7 +451,7 @@ class DeviceManager:
         rng.set_state(self._backend, self._at, state)
 
     # -- precision -------------------------------------------------------------------------------
-    def autocast(self, dtype: torch.dtype | None = None, *, enabled: bool = True) -> Autocast:
+    def autocast(self, dtype: Dtype | None = None, *, enabled: bool = True) -> Autocast:
         """A context, or a decorator, in which matrix products and convolutions run in 16 bits where that is native.
 
         Where it would change nothing, or would be emulated, it does nothing, and its ``enabled`` and ``reason`` say so.
@@ -473,7 +470,7 @@ class DeviceManager:
         wanted = self.dtype if dtype is None else self._backend.as_dtype(dtype)
         return precision.autocast(self._backend, self._at, wanted, asked=dtype is not None)
 
-    def grad_scaler(self, dtype: torch.dtype | None = None, **options: Any) -> torch.amp.GradScaler:
+    def grad_scaler(self, dtype: Dtype | None = None, **options: Any) -> torch.amp.GradScaler:
         """Torch's gradient scaler: enabled for float16, whose small gradients would vanish; passing through for others.
 
         Args:
@@ -490,7 +487,7 @@ class DeviceManager:
         self,
         *,
         head_dim: int | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: Dtype | None = None,
         mask: bool = False,
         dropout: float = 0.0,
         training: bool = False,
@@ -565,7 +562,7 @@ class DeviceManager:
 
         return compiling.compilation(fn_or_module)
 
-    def supports(self, dtype: torch.dtype | str) -> str:
+    def supports(self, dtype: Dtype) -> str:
         """How this device computes matrix products in a dtype: ``native``, ``emulated`` or ``no``.
 
         ``native``: on its own units for it. ``emulated``: through another format, or, though narrower than float32, far

@@ -324,7 +324,7 @@ def test_a_dtype_that_is_no_float_is_refused(path: Path, dm: dk.DeviceManager, d
         dm.load_safetensors(path, keys="scale", dtype=lambda name, stored: dtype)
 
 
-@pytest.mark.parametrize("dtype", ["float16", 16, float, object()])
+@pytest.mark.parametrize("dtype", ["float17", "nn", 16, float, object()])
 def test_a_dtype_that_is_none_is_refused(path: Path, dm: dk.DeviceManager, dtype: Any) -> None:
     """A word, a number or a type is an error that says what torch's are; a function's answer names the tensor."""
     with pytest.raises(dk.DeviceKitError, match=r"is no dtype of torch\.\n  try: torch.float32"):

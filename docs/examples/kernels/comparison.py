@@ -116,12 +116,7 @@ def _manager(name: str, dtype: str | None) -> dk.DeviceManager:
     dm = dk.DeviceManager(name, strict=True)
     if dtype is None or _name(dm.dtype) == dtype:
         return dm
-    wanted: Any = dtype  # NumPy takes the name
-    if dm.backend != "numpy":
-        import torch
-
-        wanted = getattr(torch, dtype)
-    return dk.DeviceManager(name, dtype=wanted, strict=True)
+    return dk.DeviceManager(name, dtype=dtype, strict=True)
 
 
 def _measured(
