@@ -1,0 +1,1 @@
+"""Edit pictures by words with a diffusers pipeline, on whatever device is here."""
