@@ -15,7 +15,7 @@ copyright = author
 version = release = devicekit.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
-exclude_patterns = ["_build", "README.zh.md", "examples"]
+exclude_patterns = ["_build", "README.zh.md", "examples/third_party_backend"]
 
 myst_heading_anchors = 3
 

@@ -97,7 +97,7 @@ def test_float32_is_no_autocast() -> None:
             assert "float32" in repr(made)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.int8, torch.float8_e4m3fn, "bfloat16"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int8, torch.float8_e4m3fn, "bfloat17"])
 def test_other_dtypes_are_refused(dtype: Any) -> None:
     """torch warns and turns itself off; here it is an error that says what there is."""
     with pytest.raises(dk.DeviceKitError, match=str(dtype)) as caught:

@@ -142,7 +142,7 @@ def test_packed_dtypes_have_no_products(dtype: torch.dtype) -> None:
     assert dk.DeviceManager("cpu").supports(dtype) == "no"
 
 
-@pytest.mark.parametrize("nonsense", ["int64", "bf16", "torch.float16", "", None, 16, 1.5, float, [], torch.ones(1)])
+@pytest.mark.parametrize("nonsense", ["int65", "bf16", "torch.nn", "", None, 16, 1.5, float, [], torch.ones(1)])
 def test_what_is_no_format_is_refused_with_the_words(nonsense: Any) -> None:
     """An error names what was given and lists what could have been."""
     with pytest.raises(dk.DeviceKitError, match="is no number format") as caught:

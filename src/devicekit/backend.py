@@ -157,7 +157,7 @@ class Backend(ABC):
         named = getattr(self.torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else None
         if isinstance(named, self.torch.dtype):
             return named
-        raise DeviceKitError(f"{dtype!r} is no dtype of torch.", try_='torch.float32, "bfloat16", "float16"')
+        raise DeviceKitError(f"{dtype!r} is no dtype of torch.", try_='torch.float32, torch.bfloat16, "float16"')
 
     def put(self, x: Any, device: Any, dtype: Any = None) -> Any:
         """Put one tensor, array, module or pipeline on the device; anything else comes back as it is.
