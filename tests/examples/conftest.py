@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,16 @@ def user(tmp_path: Path) -> dict[str, str]:
     env = {key: text for key, text in os.environ.items() if key not in pins}
     offline = {"HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False", "XDG_CONFIG_HOME": str(tmp_path / "config")}
     return {**env, **offline, "PYTHONPATH": os.pathsep.join([str(EXAMPLES), *filter(None, [env.get("PYTHONPATH")])])}
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Several tests share the processors, and threads that wait for each other take longer than one alone."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

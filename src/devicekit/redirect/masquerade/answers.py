@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from devicekit.redirect.marks import NAME, WILD
 from devicekit.redirect.masquerade.mode import Base, Masquerade, asked_by_torch, getter, setter
 
 __all__ = ["install"]
@@ -125,15 +126,13 @@ class Answers:
         tensor, grad = args
         if isinstance(grad, torch.Tensor) and self.mode.thread.backward is None:
             places = self.places.of(tensor), self.places.of(grad)
-            if places[0] != places[1] and "wild" not in places:
+            if places[0] != places[1] and WILD not in places:
                 raise RuntimeError(_wrong_gradient(*places))
         return func(*args)
 
     @staticmethod
     def of_storage(storage: Any) -> int | None:
         """A storage's own mark."""
-        from devicekit.redirect.marks import NAME
-
         place = storage.__dict__.get(NAME)
         return place if isinstance(place, int) else None
 
